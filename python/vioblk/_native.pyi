@@ -1,0 +1,285 @@
+"""Types of the Rust core. Python decides, Rust moves: nothing here knows a policy."""
+
+from collections.abc import Sequence
+from typing import Final, Self, final
+
+from typing_extensions import Buffer
+
+from vioblk.ring import Chain, Completion
+
+BUILD_PROFILE: Final[str]
+"""`release` or `debug`; benchmarks refuse a debug build."""
+
+@final
+class Mapping:
+    """A mapping that the device can reach (immutable description)."""
+
+    @property
+    def fd(self) -> int:
+        """The descriptor of the memory, owned by the DmaSpace; -1 once it is unmapped."""
+    @property
+    def file_offset(self) -> int: ...
+    @property
+    def length(self) -> int:
+        """Bytes."""
+    @property
+    def device_address(self) -> int:
+        """Where the device sees the first byte."""
+    @property
+    def host_address(self) -> int:
+        """Where this process sees the first byte (vhost-user names rings by it)."""
+
+@final
+class Region:
+    """Bytes that the device can reach, cut from a mapping of a DmaSpace; a writable buffer.
+
+    It counts its exports (memoryviews) and the requests in flight on it. Its bytes are given
+    out again only when the Region, all exports and all requests on it have gone.
+    """
+
+    @property
+    def length(self) -> int:
+        """Bytes."""
+    @property
+    def device_address(self) -> int: ...
+    @property
+    def handle(self) -> int:
+        """The number by which request records name this region (unique in its DmaSpace)."""
+    @property
+    def exports(self) -> int: ...
+    @property
+    def in_flight(self) -> int:
+        """Chains or requests that the device may be using this region for."""
+    @property
+    def closed(self) -> bool: ...
+    def close(self) -> None:
+        """Give the bytes back. Raises BufferError while exported or in flight; idempotent."""
+    def __len__(self) -> int: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(self, *exc_info: object) -> None: ...
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+    def __release_buffer__(self, view: memoryview, /) -> None: ...
+
+@final
+class DmaSpace:
+    """The memory that one device can reach: a few large mappings, and regions cut from them."""
+
+    def __new__(cls) -> Self: ...
+    def map(self, length: int, device_address: int) -> Mapping:
+        """Map fresh zeroed memory (memfd). `length` and `device_address`: multiples of 4096.
+
+        Raises ValueError if they are not, or if it overlaps another mapping, OSError if the
+        system refuses.
+        """
+    def map_fd(self, fd: int, length: int, device_address: int, file_offset: int = 0) -> Mapping:
+        """Map memory that somebody else made (a QEMU's guest RAM). The descriptor is duplicated."""
+    @property
+    def mappings(self) -> list[Mapping]: ...
+    @property
+    def free_bytes(self) -> int: ...
+    def alloc(self, length: int, align: int = 4096) -> Region:
+        """Cut a zeroed region. `align`: a power of two up to 4096. MemoryError if none has room."""
+    def locate(self, buffer: Buffer, /) -> tuple[int, int] | None:
+        """(region handle, offset in it) of a contiguous buffer that lies within one open region."""
+
+@final
+class SplitLayout:
+    """Where the parts of a split ring lie in its region (VIRTIO 1.4, 2.7 Split Virtqueues)."""
+
+    @property
+    def descriptors_offset(self) -> int: ...
+    @property
+    def available_offset(self) -> int: ...
+    @property
+    def used_offset(self) -> int: ...
+    @property
+    def indirect_offset(self) -> int: ...
+    @property
+    def length(self) -> int:
+        """Bytes that the region must have."""
+
+def split_layout(
+    size: int, *, legacy_align: int | None = None, indirect_table_size: int = 0
+) -> SplitLayout:
+    """Modern: each part on its own cache line. Legacy: the one contiguous area of 2.7.2."""
+
+@final
+class SplitQueue:
+    """The driver's half of a split ring. See `vioblk.ring.Ring` for the meaning of each verb."""
+
+    def __new__(
+        cls,
+        region: Region,
+        size: int,
+        *,
+        legacy_align: int | None = None,
+        indirect_table_size: int = 0,
+        event_idx: bool = False,
+        strict: bool = False,
+    ) -> Self: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def layout(self) -> SplitLayout: ...
+    @property
+    def free_count(self) -> int: ...
+    @property
+    def outstanding_count(self) -> int: ...
+    @property
+    def clamped_count(self) -> int: ...
+    @property
+    def broken(self) -> str | None: ...
+    def push(self, chain: Chain, /) -> int: ...
+    def push_many(self, chains: Sequence[Chain], /) -> list[int]: ...
+    def withdraw(self) -> list[int]: ...
+    def publish(self) -> bool: ...
+    def reap(self, limit: int | None = None) -> list[Completion]: ...
+    def arm(self) -> bool: ...
+    def disarm(self) -> None: ...
+    def reclaim(self) -> list[int]: ...
+
+@final
+class BlockLimits:
+    """What a request record may ask for, as negotiated; checked in Rust for every record."""
+
+    def __new__(
+        cls,
+        *,
+        capacity_sectors: int,
+        request_types: frozenset[int] | set[int],
+        read_only: bool = False,
+        size_max: int = 0,
+        seg_max: int = 0,
+        max_discard_sectors: int = 0,
+        max_write_zeroes_sectors: int = 0,
+    ) -> Self: ...
+    @property
+    def capacity_sectors(self) -> int: ...
+    @property
+    def request_types(self) -> frozenset[int]: ...
+    @property
+    def read_only(self) -> bool: ...
+    @property
+    def size_max(self) -> int:
+        """Bytes in one segment; 0: no limit."""
+    @property
+    def seg_max(self) -> int:
+        """Data segments in one request; 0: one."""
+    @property
+    def max_discard_sectors(self) -> int: ...
+    @property
+    def max_write_zeroes_sectors(self) -> int: ...
+
+@final
+class BlockQueue:
+    """A split ring with request slots, a doorbell and a way to wait.
+
+    A batch is one packed array of records in, one out (see `vioblk.block.request`).
+    Documented at `vioblk.block.queue.RequestQueue`, which the pure-Python twin shares.
+    """
+
+    def __new__(
+        cls,
+        space: DmaSpace,
+        ring: Region,
+        slots: Region,
+        size: int,
+        limits: BlockLimits,
+        *,
+        legacy_align: int | None = None,
+        indirect_table_size: int = 0,
+        event_idx: bool = False,
+        strict: bool = False,
+        kick_fd: int | None = None,
+        interrupt_fd: int | None = None,
+        hangup_fd: int | None = None,
+    ) -> Self: ...
+    @staticmethod
+    def slots_length(size: int) -> int:
+        """Bytes that the slots region of a queue of `size` must have."""
+    @property
+    def size(self) -> int: ...
+    @property
+    def layout(self) -> SplitLayout: ...
+    @property
+    def depth(self) -> int:
+        """Requests of the longest shape that fit at once."""
+    @property
+    def in_flight(self) -> int: ...
+    @property
+    def broken(self) -> str | None: ...
+    @property
+    def kick_count(self) -> int: ...
+    @property
+    def limits(self) -> BlockLimits: ...
+    @limits.setter
+    def limits(self, limits: BlockLimits, /) -> None: ...
+    def fileno(self) -> int: ...
+    def take_kick(self) -> bool: ...
+    def submit_many(self, requests: Buffer, /) -> int: ...
+    def reap_many(self, out: Buffer, /) -> int: ...
+    def execute(
+        self, requests: Buffer, statuses: Buffer, timeout_s: float | None = None
+    ) -> None: ...
+    def wait(self, timeout_s: float | None = None) -> bool: ...
+    def abort(self, reason: str) -> None: ...
+    def reclaim(self) -> list[int]: ...
+
+@final
+class SoftwareDevice:
+    """A virtio-blk device in this process, served by a thread of its own (or by `serve`)."""
+
+    def __new__(
+        cls,
+        space: DmaSpace,
+        *,
+        capacity_sectors: int = 0,
+        path: str | None = None,
+        features: int,
+        queue_count: int = 1,
+        queue_size_max: int = 256,
+        serial: bytes = b"",
+        read_only: bool = False,
+        volatile_cache: bool = False,
+        block_size: int = 512,
+        size_max: int = 0,
+        seg_max: int = 126,
+        max_discard_sectors: int = 32768,
+        max_write_zeroes_sectors: int = 32768,
+        threaded: bool = True,
+    ) -> Self:
+        """`path`: a file or block image served in place (its length is the capacity); without it
+        `capacity_sectors` of memory. `features`: what is offered, all bits."""
+    # Registers, as a transport sees them.
+    def read_status(self) -> int: ...
+    def write_status(self, value: int) -> None: ...
+    def read_features(self) -> int: ...
+    def write_features(self, accepted: int) -> None: ...
+    def read_config(self, offset: int, length: int) -> bytes: ...
+    def write_config(self, offset: int, data: bytes) -> None: ...
+    def config_generation(self) -> int: ...
+    def enable_queue(
+        self,
+        index: int,
+        size: int,
+        descriptors_address: int,
+        driver_address: int,
+        device_address: int,
+    ) -> None: ...
+    def kick_fd(self, index: int) -> int:
+        """An eventfd that wakes the device for queue `index` (owned by the device)."""
+    def interrupt_fd(self, index: int) -> int:
+        """The eventfd that the device signals used buffers of queue `index` with."""
+    @property
+    def config_fd(self) -> int:
+        """The eventfd that the device signals configuration changes with."""
+    # The other side of the glass, for tests and study.
+    def serve(self, limit: int | None = None) -> int:
+        """Serve waiting chains on this thread (with threaded=False); how many were served."""
+    def counters(self) -> dict[str, int]: ...
+    def reset_counters(self) -> None: ...
+    def inject(self, fault: str, *, count: int = 1, after: int = 0, value: int = 0) -> None: ...
+    def clear_faults(self) -> None: ...
+    def power_loss(self) -> None: ...
+    def resize(self, capacity_sectors: int) -> None: ...
+    def close(self) -> None: ...

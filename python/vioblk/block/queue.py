@@ -1,0 +1,88 @@
+"""What a request queue offers: a ring with request slots, a doorbell and a way to wait."""
+
+from typing import Protocol
+
+from vioblk._native import BlockLimits
+from vioblk.compat import Buffer
+from vioblk.ring import RingLayout
+
+
+class RequestQueue(Protocol):
+    """Block requests, a batch at a time. Thread-safe.
+
+    Two implementations: `vioblk._native.BlockQueue` and, in pure Python,
+    `vioblk.block.reference_queue.ReferenceBlockQueue`.
+    """
+
+    @property
+    def size(self) -> int:
+        """Descriptors in the ring."""
+
+    @property
+    def layout(self) -> RingLayout: ...
+
+    @property
+    def depth(self) -> int:
+        """Requests of the longest shape that are sure to fit at once."""
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that the device owns or whose completion has not been reaped."""
+
+    @property
+    def broken(self) -> str | None:
+        """Why the queue can no longer be used until a reset; None while it can."""
+
+    @property
+    def kick_count(self) -> int:
+        """How often the device was notified."""
+
+    @property
+    def limits(self) -> BlockLimits: ...
+
+    @limits.setter
+    def limits(self, limits: BlockLimits, /) -> None: ...
+
+    def fileno(self) -> int:
+        """An epoll descriptor that becomes readable with a completion interrupt or a hang-up."""
+
+    def take_kick(self) -> bool:
+        """For a queue without a doorbell: whether the device must be notified, and forget it."""
+
+    def submit_many(self, requests: Buffer, /) -> int:
+        """Submit REQUEST_RECORDs, in order, with one publish and at most one notification.
+
+        All records are copied and validated first: if any is bad, nothing is submitted.
+        Returns how many were accepted from the front, as many as fit.
+        Raises InvalidRequestError (its subclass says why, its message which record),
+        BufferError (region closed), QueueBroken, DeviceGoneError, ForkedError.
+        """
+
+    def reap_many(self, out: Buffer, /) -> int:
+        """Fill `out` with COMPLETION_RECORDs of submitted requests; how many were filled.
+
+        Raises QueueBroken or DeviceGoneError, but only after every good completion was handed out.
+        """
+
+    def execute(
+        self, requests: Buffer, statuses: Buffer, timeout_s: float | None = None
+    ) -> None:
+        """Run a whole batch at full depth and wait for it.
+
+        `statuses`: one writable byte per record; a record that did not complete keeps
+        STATUS_PENDING. Raises as `submit_many` does, RequestTimeoutError after `timeout_s`
+        (None: no bound but the device's hang-up), KeyboardInterrupt from a signal handler;
+        then what the device owns it still owns, and its buffers stay pinned.
+        """
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Wait until `reap_many` has something to hand out; False after `timeout_s`."""
+
+    def abort(self, reason: str) -> None:
+        """Stop using the queue: every waiter and every later call gets DeviceGoneError(reason)."""
+
+    def reclaim(self) -> list[int]:
+        """After a confirmed reset only: the tokens of submitted requests that never completed.
+
+        Unpins all buffers; the queue is as new afterwards.
+        """

@@ -1,0 +1,92 @@
+"""What a transport must do: the way to one device's registers, queues and memory.
+
+The device layer drives these calls in the order of VIRTIO 1.4, 3.1.1 Driver Requirements: Device
+Initialization; a transport carries them out and decides nothing.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import NamedTuple
+
+from vioblk._native import DmaSpace, Mapping
+
+
+class QueueAddresses(NamedTuple):
+    """Where a queue lies, as the device sees it, and how many descriptors it has."""
+
+    size: int
+    descriptors_address: int
+    driver_address: int
+    device_address: int
+
+
+class QueueWires(NamedTuple):
+    """How to notify the device of a queue, and how it notifies us. Owned by the transport."""
+
+    kick_fd: int | None
+    interrupt_fd: int | None
+
+
+class Transport(ABC):
+    """One device, reached in one way."""
+
+    address: str
+    """What the user gave to open()."""
+    name: str
+    """Of the transport: "software", "vhost-user"."""
+    device_type: int
+    """The virtio device ID; 2 is a block device (VIRTIO 1.4, 5 Device Types)."""
+    space: DmaSpace
+    hangup_fd: int | None = None
+    """A descriptor whose hang-up means that the device has gone."""
+    legacy_align: int | None = None
+    """The ring alignment of the legacy interface; None on the modern one."""
+    transport_features: frozenset[int] = frozenset()
+    """Feature bits that mean something only to some transports, and do to this one (2.2.1)."""
+
+    @abstractmethod
+    def map_memory(self, length_bytes: int) -> Mapping:
+        """Make `length_bytes` more memory reachable for the device and add it to `space`."""
+
+    @abstractmethod
+    def read_status(self) -> int: ...
+
+    @abstractmethod
+    def write_status(self, value: int) -> None:
+        """Write the device status; 0 asks for a reset, which `read_status` then confirms."""
+
+    @abstractmethod
+    def read_features(self) -> int:
+        """All feature bits that the device offers."""
+
+    @abstractmethod
+    def write_features(self, accepted: int) -> None: ...
+
+    @abstractmethod
+    def read_config(self, offset: int, length_bytes: int) -> bytes:
+        """Read device configuration: one field of 1, 2, 4 or 8 bytes, naturally aligned."""
+
+    @abstractmethod
+    def write_config(self, offset: int, data: bytes) -> None: ...
+
+    @abstractmethod
+    def config_generation(self) -> int:
+        """A counter that changes whenever the configuration did; constant if there is none."""
+
+    @abstractmethod
+    def queue_count(self) -> int:
+        """How many queues the transport knows of (the device may use fewer)."""
+
+    @abstractmethod
+    def queue_size_max(self, index: int) -> int:
+        """The largest size of queue `index`; 0 if it does not exist."""
+
+    @abstractmethod
+    def enable_queue(self, index: int, addresses: QueueAddresses) -> QueueWires: ...
+
+    def on_config_change(self, callback: Callable[[], None] | None) -> None:
+        """Call `callback` after each configuration change notification (from any thread)."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of the device. The device layer has reset it before; idempotent, never raises."""
