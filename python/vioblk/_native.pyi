@@ -79,6 +79,8 @@ class DmaSpace:
     def free_bytes(self) -> int: ...
     def alloc(self, length: int, align: int = 4096) -> Region:
         """Cut a zeroed region. `align`: a power of two up to 4096. MemoryError if none has room."""
+    def region(self, handle: int, /) -> Region:
+        """The open region of this handle; KeyError if there is none (any more)."""
     def locate(self, buffer: Buffer, /) -> tuple[int, int] | None:
         """(region handle, offset in it) of a contiguous buffer that lies within one open region."""
 
