@@ -1,0 +1,249 @@
+"""Feature bits: their names, sets of them, and the negotiation as a pure function."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
+from enum import IntEnum
+from types import MappingProxyType
+from typing import Final
+
+from vioblk.errors import NegotiationError
+
+BLOCK_DEVICE_TYPE: Final = 2
+"""Device ID of a block device (VIRTIO 1.4, 5 Device Types)."""
+
+
+class Feature(IntEnum):
+    """Feature bits that are not of one device type (VIRTIO 1.4, 6 Reserved Feature Bits)."""
+
+    NOTIFY_ON_EMPTY = 24
+    ANY_LAYOUT = 27
+    INDIRECT_DESC = 28
+    EVENT_IDX = 29
+    VERSION_1 = 32
+    ACCESS_PLATFORM = 33
+    RING_PACKED = 34
+    IN_ORDER = 35
+    ORDER_PLATFORM = 36
+    SR_IOV = 37
+    NOTIFICATION_DATA = 38
+    NOTIF_CONFIG_DATA = 39
+    RING_RESET = 40
+    ADMIN_VQ = 41
+    SUSPEND = 43
+
+
+class BlockFeature(IntEnum):
+    """Feature bits of the block device (VIRTIO 1.4, 5.2.3 Feature bits)."""
+
+    BARRIER = 0
+    SIZE_MAX = 1
+    SEG_MAX = 2
+    GEOMETRY = 4
+    RO = 5
+    BLK_SIZE = 6
+    SCSI = 7
+    FLUSH = 9
+    TOPOLOGY = 10
+    CONFIG_WCE = 11
+    MQ = 12
+    DISCARD = 13
+    WRITE_ZEROES = 14
+    LIFETIME = 15
+    SECURE_ERASE = 16
+    ZONED = 17
+
+
+DEVICE_TYPE_FEATURES: Final[Mapping[int, type[IntEnum]]] = {BLOCK_DEVICE_TYPE: BlockFeature}
+"""The device-type bits that have a name, by device ID."""
+
+LEGACY_ONLY: Final = frozenset({Feature.NOTIFY_ON_EMPTY, Feature.ANY_LAYOUT})
+"""They mean something only on the legacy interface (VIRTIO 1.4, 6.3)."""
+
+LEGACY_ONLY_OF_TYPE: Final[Mapping[int, frozenset[int]]] = {
+    BLOCK_DEVICE_TYPE: frozenset({BlockFeature.BARRIER, BlockFeature.SCSI})
+}
+
+QEMU_PROBE_BIT: Final = 30
+"""Never to be negotiated (VIRTIO 1.4, 6.3 Legacy Interface: Reserved Feature Bits)."""
+
+TRANSPORT_DEPENDENT: Final = frozenset(
+    {Feature.SR_IOV, Feature.ADMIN_VQ, Feature.NOTIF_CONFIG_DATA}
+)
+"""They mean something on some transports only, which say so in `transport_features`."""
+
+PLATFORM: Final = frozenset({Feature.ACCESS_PLATFORM, Feature.ORDER_PLATFORM})
+"""They ask something of the transport; one that can do it has them in `transport_features`."""
+
+RING: Final = frozenset({Feature.INDIRECT_DESC, Feature.EVENT_IDX})
+"""What the rings of this package can do."""
+
+NOT_SUPPORTED: Final[Mapping[int, str]] = MappingProxyType(
+    {
+        Feature.RING_PACKED: "no packed ring in this driver yet; the split ring is used",
+        Feature.IN_ORDER: "no in-order ring in this driver yet",
+        Feature.SR_IOV: "virtual functions are not managed here",
+        Feature.NOTIFICATION_DATA: "notifications carry no data yet",
+        Feature.NOTIF_CONFIG_DATA: "notifications carry no configuration data yet",
+        Feature.RING_RESET: "single queues are not reset; the device is",
+        Feature.ADMIN_VQ: "administration commands are not used",
+        Feature.SUSPEND: "devices are closed, not suspended",
+    }
+)
+"""Features that every driver of this package declines, and why."""
+
+PREREQUISITES: Final[Mapping[int, frozenset[int]]] = MappingProxyType({})
+"""Bit -> bits without which it must not be accepted (VIRTIO 1.4, 2.2.1). VIRTIO 1.4 names none
+for block devices or for the reserved bits, on the driver's side."""
+
+_ALIASES: Final = {"indirect": "indirect_desc", "packed": "ring_packed", "wce": "flush"}
+
+
+class FeatureSet(AbstractSet[int]):
+    """An immutable set of feature bits, any number of them, that knows their names."""
+
+    __slots__ = ("_bits", "device_type")
+
+    def __init__(self, bits: Iterable[int] = (), *, device_type: int = BLOCK_DEVICE_TYPE) -> None:
+        chosen = frozenset(int(bit) for bit in bits)
+        if any(bit < 0 for bit in chosen):
+            raise ValueError(f"feature bits are numbered from 0, not {min(chosen)}")
+        self._bits = chosen
+        self.device_type = device_type
+
+    @classmethod
+    def from_mask(cls, mask: int, *, device_type: int = BLOCK_DEVICE_TYPE) -> "FeatureSet":
+        """The set whose bit n is in when bit n of `mask` is 1."""
+        bits = (bit for bit in range(mask.bit_length()) if mask >> bit & 1)
+        return cls(bits, device_type=device_type)
+
+    @property
+    def mask(self) -> int:
+        """The set as registers hold it."""
+        return sum(1 << bit for bit in self._bits)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the bits, in the order of the bits."""
+        return tuple(feature_name(bit, self.device_type) for bit in self)
+
+    def _from_iterable(self, bits: Iterable[int]) -> "FeatureSet":  # type: ignore[override]
+        return FeatureSet(bits, device_type=self.device_type)
+
+    def __contains__(self, bit: object) -> bool:
+        return bit in self._bits
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(sorted(self._bits))
+
+    def __len__(self) -> int:
+        return len(self._bits)
+
+    def __hash__(self) -> int:
+        return hash(self._bits)
+
+    def __repr__(self) -> str:
+        return f"FeatureSet({' '.join(self.names)})"
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a driver wants of a device."""
+
+    wanted: frozenset[int] = frozenset()
+    """Device-type bits to accept where they are offered."""
+    required: frozenset[int] = frozenset()
+    """Device-type bits without which the driver cannot work."""
+    ring_features: frozenset[int] = RING
+    """What the ring that the driver will use can do, of `RING`."""
+    declined: Mapping[int, str] = field(default_factory=dict)
+    """Why a bit of this type that the driver knows is not wanted."""
+
+
+class Verdict(IntEnum):
+    """What became of an offered bit."""
+
+    ACCEPTED = 1
+    DECLINED = 2
+    """It means something here, and the driver does without it."""
+    IGNORED = 3
+    """It means nothing here, so it counts as not offered (VIRTIO 1.4, 2.2.1)."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What became of one offered bit, and why."""
+
+    bit: int
+    name: str
+    verdict: Verdict
+    reason: str
+
+
+@dataclass(frozen=True)
+class Negotiation:
+    """The record of one negotiation."""
+
+    offered: FeatureSet
+    """All that the device offered, as read."""
+    usable: FeatureSet
+    """Those of them that mean something for this device type on this transport."""
+    wanted: FeatureSet
+    required: FeatureSet
+    forced_on: FeatureSet
+    forced_off: FeatureSet
+    accepted: FeatureSet
+    decisions: tuple[Decision, ...]
+    """One for each offered bit, in the order of the bits."""
+
+
+def feature_name(bit: int, device_type: int = BLOCK_DEVICE_TYPE) -> str:
+    """The name of a bit in lower case, as options use it; `bit_45` if it has none."""
+    for table in (DEVICE_TYPE_FEATURES.get(device_type), Feature):
+        if table is not None and bit in table._value2member_map_:
+            return table(bit).name.lower()
+    return f"bit_{bit}"
+
+
+def feature_bits(device_type: int = BLOCK_DEVICE_TYPE) -> dict[str, int]:
+    """Every name that an option can use for a feature, and its bit."""
+    names = {each.name.lower(): int(each) for each in Feature}
+    names |= {each.name.lower(): int(each) for each in DEVICE_TYPE_FEATURES.get(device_type, ())}
+    return names | {alias: names[name] for alias, name in _ALIASES.items() if name in names}
+
+
+def negotiate(
+    offered: FeatureSet,
+    wish: Wish,
+    *,
+    transport_features: frozenset[int] = frozenset(),
+    force_on: frozenset[int] = frozenset(),
+    force_off: frozenset[int] = frozenset(),
+    prerequisites: Mapping[int, frozenset[int]] = PREREQUISITES,
+) -> Negotiation:
+    """Choose what to accept of `offered` (VIRTIO 1.4, 2.2 Feature Bits). A pure function.
+
+    What the specification says SHOULD be accepted is accepted where this driver, its ring and the
+    transport can do it. A bit that means nothing here (undefined, reserved, or foreign to the
+    transport or device type) counts as not offered. Raises NegotiationError if VERSION_1, a
+    required bit or one forced on cannot be accepted, or if a required one is forced off.
+    """
+    chooser = _Chooser(offered.device_type, wish, transport_features, force_off)
+    decisions = {bit: chooser.decide(bit) for bit in offered}
+    _drop_orphans(decisions, prerequisites)
+
+    def named(bits: Iterable[int]) -> FeatureSet:
+        return FeatureSet(bits, device_type=offered.device_type)
+
+    negotiation = Negotiation(
+        offered=offered,
+        usable=named(b for b, d in decisions.items() if d.verdict is not Verdict.IGNORED),
+        wanted=named(wish.wanted | wish.required | wish.ring_features),
+        required=named(wish.required | {Feature.VERSION_1}),
+        forced_on=named(force_on),
+        forced_off=named(force_off),
+        accepted=named(b for b, d in decisions.items() if d.verdict is Verdict.ACCEPTED),
+        decisions=tuple(decisions.values()),
+    )
+    _refuse_impossible(negotiation)
+    return negotiation
