@@ -1,1 +1,35 @@
-//! shm
+//! Memory that a virtio device and its driver share, and the few ways to touch it.
+//!
+//! All unsafe code of the package lives here (but for the buffer protocol of the Python binding).
+//! What it offers is safe: bounds-checked spans, ring words and records as relaxed atomics of one
+//! width, payload copies, fences by name, eventfds, epoll.
+//!
+//! Under `cfg(loom)` memory is a set of loom cells, one for each field, so that loom can run the
+//! very ring code that ships.
+
+#[cfg(not(all(
+    target_os = "linux",
+    target_endian = "little",
+    any(target_arch = "x86_64", target_arch = "aarch64")
+)))]
+compile_error!("vioblk's fences are written for Linux on x86-64 and aarch64 (little-endian) only");
+
+mod error;
+mod eventfd;
+pub mod fence;
+pub mod fork;
+#[cfg_attr(loom, path = "memory_loom.rs")]
+mod memory;
+mod poller;
+mod ranges;
+mod record;
+mod space;
+mod span;
+
+pub use error::{OutOfBounds, SpaceError};
+pub use eventfd::{Doorbell, EventFd, duplicate_fd};
+pub use memory::{Memory, Record, Records, Words};
+pub use poller::{Poller, Ready, Watch};
+pub use record::{AvailableElement, Descriptor, UsedElement};
+pub use space::{DmaSpace, Mapping, Pin, Region, Segment};
+pub use span::Span;

@@ -1,0 +1,316 @@
+//! Real memory: a shared mapping, and typed access to it.
+//!
+//! The device may write any of it at any time, so no reference to plain data is ever formed here:
+//! ring words and records are atomics of one fixed width, payload is copied through raw pointers.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::ptr::NonNull;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64};
+
+use rustix::mm::{Advice, MapFlags, ProtFlags};
+
+use crate::error::{OutOfBounds, SpaceError};
+use crate::fork;
+use crate::record::{AvailableElement, Descriptor, UsedElement};
+
+/// One shared mapping. Unmapped when the last user has gone.
+#[derive(Debug)]
+pub struct Memory {
+    base: NonNull<u8>,
+    length: usize,
+    fd: OwnedFd,
+    file_offset: u64,
+    owner: fork::Owner,
+}
+
+// SAFETY: the mapping is plain shared bytes that live until drop; all access goes through atomics
+// or bounds-checked raw copies that make no claim about other accesses.
+unsafe impl Send for Memory {}
+// SAFETY: as above.
+unsafe impl Sync for Memory {}
+
+impl Memory {
+    /// Fresh zeroed memory of its own (memfd).
+    pub fn create(length: usize) -> Result<Self, SpaceError> {
+        let fd = rustix::fs::memfd_create("vioblk", rustix::fs::MemfdFlags::CLOEXEC)
+            .map_err(std::io::Error::from)?;
+        rustix::fs::ftruncate(&fd, length as u64).map_err(std::io::Error::from)?;
+        Self::from_fd(fd, length, 0)
+    }
+
+    /// `length` bytes of somebody's memory, from `file_offset` on.
+    pub fn from_fd(fd: OwnedFd, length: usize, file_offset: u64) -> Result<Self, SpaceError> {
+        // A mapping past the end of its file would fault on access.
+        let file_length = rustix::fs::fstat(&fd).map_err(std::io::Error::from)?.st_size as u64;
+        if length == 0 || file_offset.checked_add(length as u64).is_none_or(|end| end > file_length)
+        {
+            return Err(SpaceError::Invalid(format!(
+                "cannot map {length} bytes at offset {file_offset} of memory of {file_length} bytes"
+            )));
+        }
+        // SAFETY: a new mapping at an address that the kernel chooses aliases nothing of ours.
+        let base = unsafe {
+            rustix::mm::mmap(
+                std::ptr::null_mut(),
+                length,
+                ProtFlags::READ | ProtFlags::WRITE,
+                MapFlags::SHARED,
+                &fd,
+                file_offset,
+            )
+        }
+        .map_err(std::io::Error::from)?;
+        let Some(base) = NonNull::new(base.cast::<u8>()) else {
+            return Err(SpaceError::Invalid("the system mapped memory at address 0".into()));
+        };
+        let memory = Self { base, length, fd, file_offset, owner: fork::Owner::here() };
+        // A child of fork() must not share memory that a device writes.
+        // SAFETY: it is our own mapping, whole; the advice changes what a child inherits, no byte.
+        unsafe { rustix::mm::madvise(base.as_ptr().cast(), length, Advice::LinuxDontFork) }
+            .map_err(std::io::Error::from)?;
+        Ok(memory)
+    }
+
+    /// Bytes.
+    pub fn len(&self) -> usize {
+        self.length
+    }
+
+    /// Never: a mapping has at least one byte.
+    pub fn is_empty(&self) -> bool {
+        false
+    }
+
+    /// Where this process sees the first byte.
+    pub fn host_address(&self) -> usize {
+        self.base.as_ptr() as usize
+    }
+
+    /// The descriptor that was mapped.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
+    /// Where in the descriptor's file the mapping starts.
+    pub fn file_offset(&self) -> u64 {
+        self.file_offset
+    }
+
+    /// A pointer to `length` bytes at `offset`, aligned to `align`, if they are inside.
+    fn at(&self, offset: usize, length: usize, align: usize) -> Result<NonNull<u8>, OutOfBounds> {
+        let fits = offset.checked_add(length).is_some_and(|end| end <= self.length);
+        if !fits || !offset.is_multiple_of(align) {
+            return Err(OutOfBounds { offset, length, available: self.length });
+        }
+        // SAFETY: offset <= length of the mapping, checked above, so the result is inside it (or
+        // one past its end, for an empty access).
+        Ok(unsafe { self.base.add(offset) })
+    }
+
+    /// Copy bytes out. What the device writes meanwhile may come out torn.
+    pub fn read(&self, offset: usize, out: &mut [u8]) -> Result<(), OutOfBounds> {
+        let from = self.at(offset, out.len(), 1)?;
+        // SAFETY: `from` is valid for out.len() bytes; `out` is private memory, so the two do not
+        // overlap. A device that writes at the same time is outside the language's memory model
+        // (another agent, like a DMA engine); u8 has no invalid values.
+        unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), out.as_mut_ptr(), out.len()) };
+        Ok(())
+    }
+
+    /// Copy bytes in.
+    pub fn write(&self, offset: usize, data: &[u8]) -> Result<(), OutOfBounds> {
+        let to = self.at(offset, data.len(), 1)?;
+        // SAFETY: as in `read`, with the roles exchanged.
+        unsafe { std::ptr::copy_nonoverlapping(data.as_ptr(), to.as_ptr(), data.len()) };
+        Ok(())
+    }
+
+    /// Set bytes to one value.
+    pub fn fill(&self, offset: usize, length: usize, byte: u8) -> Result<(), OutOfBounds> {
+        let to = self.at(offset, length, 1)?;
+        // SAFETY: `to` is valid for `length` bytes.
+        unsafe { std::ptr::write_bytes(to.as_ptr(), byte, length) };
+        Ok(())
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        // In a child of fork() the mapping does not exist, and something else may be there.
+        if self.owner.is_here() {
+            // SAFETY: base and length are what mmap gave; nobody can hold a pointer into it, as
+            // every accessor keeps this object alive. An error leaks the mapping, which is safe.
+            let _ = unsafe { rustix::mm::munmap(self.base.as_ptr().cast(), self.length) };
+        }
+    }
+}
+
+/// Types made of atomics alone: without padding, valid for every bit pattern.
+///
+/// # Safety
+/// An implementor is `repr(C)` or `repr(transparent)` over atomics, with no other fields.
+pub unsafe trait AtomicCells: 'static {}
+
+/// A value that is stored in shared memory field by field, each with one relaxed atomic access.
+pub trait Record: Copy + 'static {
+    /// Its fields in shared memory.
+    type Cells: AtomicCells;
+    /// Read all fields, each once.
+    fn load(cells: &Self::Cells) -> Self;
+    /// Write all fields, each once.
+    fn store(self, cells: &Self::Cells);
+}
+
+/// A [`Descriptor`] in shared memory.
+#[repr(C)]
+pub struct DescriptorCells {
+    addr: AtomicU64,
+    len: AtomicU32,
+    flags: AtomicU16,
+    next: AtomicU16,
+}
+// SAFETY: repr(C) over atomics of 8, 4, 2 and 2 bytes: 16 bytes, no padding.
+unsafe impl AtomicCells for DescriptorCells {}
+
+impl Record for Descriptor {
+    type Cells = DescriptorCells;
+    #[inline(always)]
+    fn load(cells: &DescriptorCells) -> Self {
+        Self {
+            addr: u64::from_le(cells.addr.load(Relaxed)),
+            len: u32::from_le(cells.len.load(Relaxed)),
+            flags: u16::from_le(cells.flags.load(Relaxed)),
+            next: u16::from_le(cells.next.load(Relaxed)),
+        }
+    }
+    #[inline(always)]
+    fn store(self, cells: &DescriptorCells) {
+        cells.addr.store(self.addr.to_le(), Relaxed);
+        cells.len.store(self.len.to_le(), Relaxed);
+        cells.flags.store(self.flags.to_le(), Relaxed);
+        cells.next.store(self.next.to_le(), Relaxed);
+    }
+}
+
+// SAFETY: an atomic.
+unsafe impl AtomicCells for AtomicU16 {}
+
+impl Record for AvailableElement {
+    type Cells = AtomicU16;
+    #[inline(always)]
+    fn load(cell: &AtomicU16) -> Self {
+        Self(u16::from_le(cell.load(Relaxed)))
+    }
+    #[inline(always)]
+    fn store(self, cell: &AtomicU16) {
+        cell.store(self.0.to_le(), Relaxed);
+    }
+}
+
+/// A [`UsedElement`] in shared memory.
+#[repr(C)]
+pub struct UsedElementCells {
+    id: AtomicU32,
+    len: AtomicU32,
+}
+// SAFETY: repr(C) over two atomics of 4 bytes: no padding.
+unsafe impl AtomicCells for UsedElementCells {}
+
+impl Record for UsedElement {
+    type Cells = UsedElementCells;
+    #[inline(always)]
+    fn load(cells: &UsedElementCells) -> Self {
+        Self {
+            id: u32::from_le(cells.id.load(Relaxed)),
+            len: u32::from_le(cells.len.load(Relaxed)),
+        }
+    }
+    #[inline(always)]
+    fn store(self, cells: &UsedElementCells) {
+        cells.id.store(self.id.to_le(), Relaxed);
+        cells.len.store(self.len.to_le(), Relaxed);
+    }
+}
+
+/// An array of records in shared memory.
+#[derive(Debug)]
+pub struct Records<R: Record> {
+    first: NonNull<R::Cells>,
+    count: usize,
+    _memory: Arc<Memory>,
+}
+
+// SAFETY: a pointer to atomics in memory that `_memory` keeps mapped.
+unsafe impl<R: Record> Send for Records<R> {}
+// SAFETY: as above; all access is atomic.
+unsafe impl<R: Record> Sync for Records<R> {}
+
+impl<R: Record> Records<R> {
+    pub(crate) fn new(
+        memory: &Arc<Memory>,
+        offset: usize,
+        count: usize,
+    ) -> Result<Self, OutOfBounds> {
+        let size = size_of::<R::Cells>();
+        let available = memory.len();
+        let length =
+            count.checked_mul(size).ok_or(OutOfBounds { offset, length: usize::MAX, available })?;
+        let first = memory.at(offset, length, align_of::<R::Cells>())?.cast();
+        Ok(Self { first, count, _memory: Arc::clone(memory) })
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    #[inline(always)]
+    fn cells(&self, index: usize) -> &R::Cells {
+        // Ring code masks every index, so this can only fire for a mistake of ours.
+        assert!(index < self.count, "record {index} of {}", self.count);
+        // SAFETY: inside the array that `new` checked; the mapping is page-aligned and the offset
+        // was checked, so it is aligned; AtomicCells are valid for every bit pattern and are never
+        // accessed in this process other than as these atomics.
+        unsafe { self.first.add(index).as_ref() }
+    }
+
+    /// Read record `index`, each field once.
+    #[inline(always)]
+    pub fn load(&self, index: usize) -> R {
+        R::load(self.cells(index))
+    }
+
+    /// Write record `index`.
+    #[inline(always)]
+    pub fn store(&self, index: usize, record: R) {
+        record.store(self.cells(index));
+    }
+}
+
+/// An array of 16-bit words on which driver and device meet: flags, indices, events.
+#[derive(Debug)]
+pub struct Words(Records<AvailableElement>);
+
+impl Words {
+    pub(crate) fn new(
+        memory: &Arc<Memory>,
+        offset: usize,
+        count: usize,
+    ) -> Result<Self, OutOfBounds> {
+        Records::new(memory, offset, count).map(Self)
+    }
+
+    /// Read word `index` once, relaxed.
+    #[inline(always)]
+    pub fn load(&self, index: usize) -> u16 {
+        self.0.load(index).0
+    }
+
+    /// Write word `index`, relaxed.
+    #[inline(always)]
+    pub fn store(&self, index: usize, value: u16) {
+        self.0.store(index, AvailableElement(value));
+    }
+}
