@@ -2,7 +2,7 @@
 
 A test names what it proves::
 
-    @clause("SPLIT-AVAIL-03")
+    @clause("SPLIT-AVAIL-01")
     def test_publish_writes_the_ring_entry_before_the_index() -> None: ...
 
 `make test` records the results, `make clauses` reads the record (see docs/clauses.md).

@@ -14,7 +14,7 @@ pub const MAX_CLAUSES_PER_TEST: usize = 4;
 /// ```ignore
 /// #[test]
 /// fn publish_writes_the_entry_before_the_index() {
-///     clause!("SPLIT-AVAIL-03");
+///     clause!("SPLIT-AVAIL-01");
 /// ```
 ///
 /// A test that passes is recorded in the file that `VIOBLK_CLAUSE_RECORD` names, if it is set.
