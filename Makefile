@@ -1,0 +1,170 @@
+# make run     builds the package and runs `vioblk demo`
+# make test    every test: Rust, the loom models, Python, the installed packages
+# make lint    formatting, warnings, types, and the stub of the extension
+# make clauses which clauses of VIRTIO 1.4 the last `make test` proved
+# make bench   the benchmarks; make soak: the long tests
+# make wheel   sdist and manylinux wheel in dist/
+# make develop a virtual environment to work in: .venv
+# make clean   removes all that was built
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.ONESHELL:
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+
+PYTHON_MINIMUM := 3.11
+RUST_MINIMUM := $(shell sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
+# The newest python3.x is not always called python3.
+PYTHON ?= $(firstword $(foreach name,python3 python3.14 python3.13 python3.12 python3.11,\
+	$(shell $(name) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(name))))
+
+export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/local/sbin:/usr/sbin:/sbin
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_ROOT_USER_ACTION := ignore
+export PYO3_PYTHON := $(CURDIR)/.venv/bin/python
+export VIRTUAL_ENV := $(CURDIR)/.venv
+
+BIN := .venv/bin
+STAMPS := build/stamps
+CLAUSES := $(CURDIR)/build/clauses
+RUST_SOURCES := Cargo.toml Cargo.lock $(shell find rust -name '*.rs' -o -name Cargo.toml)
+
+# What the tests run that pip and cargo do not bring.
+TEST_TOOLS := qemu-storage-daemon qemu-img qemu-io mke2fs debugfs git
+TEST_PACKAGES := qemu-utils e2fsprogs git
+
+.PHONY: run
+run: $(STAMPS)/extension
+	@$(BIN)/vioblk demo
+
+.PHONY: develop
+develop: $(STAMPS)/dev $(STAMPS)/extension
+
+.PHONY: test
+test: test-tools $(STAMPS)/dev
+	@$(BIN)/python -m tests.clauses start
+	$(MAKE) test-rust test-loom test-python
+	$(BIN)/python -m tests.clauses finish
+	echo "make test: all tests passed"
+
+.PHONY: test-rust
+test-rust: toolchain
+	@export VIOBLK_CLAUSE_RECORD=$(CLAUSES)/rust.jsonl
+	mkdir -p $(CLAUSES)
+	echo "== Rust unit tests"
+	cargo test --locked --quiet --workspace --exclude vioblk-native --exclude vioblk-tests
+	echo "== Rust tests across the crates (release)"
+	cargo test --locked --quiet --release --package vioblk-tests
+
+.PHONY: test-loom
+test-loom: toolchain
+	@export VIOBLK_CLAUSE_RECORD=$(CLAUSES)/loom.jsonl
+	mkdir -p $(CLAUSES)
+	echo "== loom models"
+	RUSTFLAGS="--cfg loom" cargo test --locked --quiet --release --target-dir target/loom \
+		--package vioblk-tests --test 'loom*'
+
+.PHONY: test-python
+test-python: $(STAMPS)/dev $(STAMPS)/extension
+	@export VIOBLK_CLAUSE_RECORD=$(CLAUSES)/pytest.jsonl
+	mkdir -p $(CLAUSES)
+	echo "== Python tests"
+	$(BIN)/python -m pytest --quiet
+
+.PHONY: lint
+lint: $(STAMPS)/dev $(STAMPS)/extension lint-tools
+	@echo "== rustfmt, clippy"
+	cargo fmt --all --check
+	cargo clippy --locked --quiet --workspace --all-targets -- --deny warnings
+	RUSTFLAGS="--cfg loom" cargo clippy --locked --quiet --target-dir target/loom \
+		--package vioblk-tests --test 'loom*' -- --deny warnings
+	echo "== ruff, mypy, stubtest"
+	$(BIN)/ruff check --quiet
+	$(BIN)/ruff format --check --quiet || { $(BIN)/ruff format --diff; exit 1; }
+	$(BIN)/mypy
+	MYPYPATH=python $(BIN)/stubtest vioblk._native --mypy-config-file pyproject.toml
+	echo "make lint: clean"
+
+.PHONY: clauses
+clauses: $(STAMPS)/dev
+	@$(BIN)/python -m tests.clauses report
+
+.PHONY: bench
+bench: $(STAMPS)/dev $(STAMPS)/extension
+	@$(BIN)/python -m benches.refuse_debug
+	$(BIN)/python -m pytest benches --benchmark-enable --benchmark-only
+	cargo bench --locked --package vioblk-benches
+
+.PHONY: soak
+soak: test-tools $(STAMPS)/dev $(STAMPS)/extension
+	@cargo test --locked --release --package vioblk-tests -- --ignored soak --nocapture
+
+.PHONY: wheel
+wheel: $(STAMPS)/dev
+	@rm -rf dist
+	$(BIN)/maturin sdist --quiet --out dist
+	$(BIN)/python -m ziglang version >/dev/null
+	$(BIN)/maturin build --quiet --locked --release --zig --compatibility manylinux_2_28 --out dist
+	$(BIN)/python -m tests.packaging.check_wheel dist/*.whl
+	ls -l dist
+
+.PHONY: clean
+clean:
+	rm -rf .venv build dist target benches/out python/vioblk/*.so
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+# --- what the goals above stand on -----------------------------------------------------------
+
+# The environment, and what a build needs. `make run` needs no more than this.
+$(STAMPS)/build: pyproject.toml | toolchain
+	@mkdir -p $(STAMPS)
+	[ -n "$(PYTHON)" ] || { echo "vioblk needs Python $(PYTHON_MINIMUM) or later; found \
+	$$(python3 --version 2>&1 || true). Name one with: make PYTHON=/path/to/python3" >&2; exit 1; }
+	$(PYTHON) -c 'import ensurepip' 2>/dev/null || { echo "$(PYTHON) cannot make a virtual \
+	environment; on Debian: apt-get install python3-venv" >&2; exit 1; }
+	[ -x $(BIN)/python ] || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet --group build
+	touch $@
+
+$(STAMPS)/dev: pyproject.toml $(STAMPS)/build
+	@$(BIN)/python -m pip install --quiet --group dev
+	touch $@
+
+# Installed in place: Python sources need no further step.
+$(STAMPS)/extension: pyproject.toml $(STAMPS)/build $(RUST_SOURCES)
+	@$(BIN)/maturin develop --quiet --locked --release --extras cli
+	touch $@
+
+.PHONY: toolchain
+toolchain:
+	@command -v cargo >/dev/null || { echo "vioblk needs Rust $(RUST_MINIMUM) or later, and there \
+	is no cargo; see https://rustup.rs" >&2; exit 1; }
+	found=$$(cargo --version | cut -d' ' -f2)
+	[ "$$(printf '%s\n' $(RUST_MINIMUM) "$$found" | sort -V | head -n1)" = $(RUST_MINIMUM) ] || {
+		echo "vioblk needs Rust $(RUST_MINIMUM) or later; found $$found; try: rustup update" >&2
+		exit 1; }
+	command -v cc >/dev/null || { echo "Rust needs a C linker (cc); on Debian: \
+	apt-get install gcc libc6-dev" >&2; exit 1; }
+
+.PHONY: lint-tools
+lint-tools:
+	@for component in rustfmt clippy; do
+		cargo $${component/rustfmt/fmt} --version >/dev/null 2>&1 || rustup component add $$component
+	done
+
+.PHONY: test-tools
+test-tools:
+	@missing() { for tool in $(TEST_TOOLS); do command -v $$tool >/dev/null || echo $$tool; done; }
+	[ -n "$$(missing)" ] || exit 0
+	install="apt-get install --yes --no-install-recommends $(TEST_PACKAGES)"
+	if [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+		echo "The tests need" $$(missing)". Install them, on Debian with:" >&2
+		echo "  sudo $$install" >&2
+		exit 1
+	fi
+	export DEBIAN_FRONTEND=noninteractive
+	apt-get update --quiet=2
+	$$install --quiet=2 >/dev/null
+	[ -z "$$(missing)" ] || { echo "still missing after '$$install':" $$(missing) >&2; exit 1; }
