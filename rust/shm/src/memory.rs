@@ -235,11 +235,16 @@ impl Record for UsedElement {
 }
 
 /// An array of records in shared memory.
-#[derive(Debug)]
 pub struct Records<R: Record> {
     first: NonNull<R::Cells>,
     count: usize,
     _memory: Arc<Memory>,
+}
+
+impl<R: Record> std::fmt::Debug for Records<R> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Records({} at {:p})", self.count, self.first)
+    }
 }
 
 // SAFETY: a pointer to atomics in memory that `_memory` keeps mapped.

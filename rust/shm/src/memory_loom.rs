@@ -116,6 +116,12 @@ unsafe impl<R: Record> Sync for Cell<R> {}
 /// An array of records.
 pub struct Records<R: Record>(Vec<Arc<Cell<R>>>);
 
+impl<R: Record> std::fmt::Debug for Records<R> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Records({})", self.0.len())
+    }
+}
+
 impl<R: Record> Records<R> {
     pub(crate) fn new(
         memory: &Arc<Memory>,
@@ -147,6 +153,7 @@ impl<R: Record> Records<R> {
 }
 
 /// An array of 16-bit words on which driver and device meet.
+#[derive(Debug)]
 pub struct Words(Vec<Arc<AtomicU16>>);
 
 impl Words {

@@ -1,1 +1,17 @@
-//! vring
+//! The driver's half of virtqueues, and of the block requests on them.
+//!
+//! Reading order: [`layout`], [`split`], then [`request`], [`slots`] and [`queue`]. No Python and
+//! no unsafe code; every access to shared memory goes through `shm`.
+
+#![forbid(unsafe_code)]
+
+mod error;
+mod event;
+mod free_list;
+mod layout;
+mod split;
+
+pub use error::{Broken, LayoutError, PushError};
+pub use event::event_passed;
+pub use layout::{DESCRIPTOR_BYTES, QUEUE_SIZE_MAX, SplitLayout};
+pub use split::{SplitOptions, SplitQueue, Used};
