@@ -5,119 +5,61 @@ handed the device, asks it for what it needs and never touches the status or the
 Nothing here knows of blocks.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Generic, NamedTuple, Protocol, TypeVar
+import os
+import time
+from collections.abc import Callable, Sequence
+from threading import Lock, RLock
+from typing import Any, Final
 
-from vioblk._native import DmaSpace, Region, SplitLayout
-from vioblk.features import FeatureSet, Negotiation, Wish
+from vioblk._native import split_layout
+from vioblk.config_space import ConfigField, read_snapshot, write_field
+from vioblk.driver import Driver, Q, QueueHandle, QueueParts, Virtqueue
+from vioblk.errors import (
+    DeviceBusyError,
+    NegotiationError,
+    ProtocolError,
+    RequestTimeoutError,
+    ResetTimeoutError,
+    StateError,
+    TransportError,
+    UnsupportedError,
+    VioblkError,
+)
+from vioblk.features import (
+    Feature,
+    FeatureSet,
+    Negotiation,
+    feature_name,
+    negotiate,
+    usable_features,
+)
 from vioblk.memory import DmaMemory
-from vioblk.status import DeviceState
-from vioblk.transport.base import QueueWires, Transport
+from vioblk.status import ANY_STATE, DeviceState, Status, allowed_in, refuse_after_fork
+from vioblk.transport.base import QueueAddresses, Transport
 
+__all__ = [
+    "ConfigField",
+    "Driver",
+    "QueueHandle",
+    "QueueParts",
+    "VirtioDevice",
+    "Virtqueue",
+]
 
-@dataclass(frozen=True)
-class ConfigField:
-    """One field of a device's configuration structure, little-endian."""
+TIMEOUT_S: Final = 5.0
+"""How long a device may take over a reset, and requests to complete at closing."""
 
-    name: str
-    offset: int
-    """Bytes."""
-    width: int
-    """Bytes: 1, 2, 4 or 8."""
-    feature: int | None = None
-    """The bit that must be offered for the field to exist; None: it always does."""
-    after_features_ok: bool = False
-    """It may not be read before FEATURES_OK has been set."""
+POLL_INTERVAL_MIN_S: Final = 20e-6
+POLL_INTERVAL_MAX_S: Final = 10e-3
+"""Between two looks at a status that should become 0: each wait is twice the one before."""
 
+QUEUE_SIZE_MAX: Final = 32768
+"""Of a split ring (VIRTIO 1.4, 2.7 Split Virtqueues)."""
 
-class Virtqueue(Protocol):
-    """What the device layer needs of a queue that a driver builds."""
+_KNOWN_STATUS: Final = sum(Status)
 
-    @property
-    def in_flight(self) -> int: ...
-
-    @property
-    def broken(self) -> str | None: ...
-
-    def abort(self, reason: str) -> None:
-        """Fail every waiter and every later call with DeviceGoneError(reason)."""
-
-    def reclaim(self) -> list[int]:
-        """After a confirmed reset: the tokens of what never completed."""
-
-
-Q = TypeVar("Q", bound=Virtqueue)
-
-
-class QueueParts(NamedTuple):
-    """Everything that a queue object is built from."""
-
-    index: int
-    size: int
-    """Descriptors in the ring."""
-    space: DmaSpace
-    memory: DmaMemory
-    """For further regions (request slots)."""
-    ring: Region
-    """Zeroed, laid out as `layout` says, and known to the device already."""
-    layout: SplitLayout
-    wires: QueueWires
-    hangup_fd: int | None
-    legacy_align: int | None
-    indirect_table_size: int
-    """Descriptors in one indirect table; 0: none, for instance because INDIRECT_DESC was declined."""
-    event_idx: bool
-
-
-class QueueHandle(Generic[Q]):
-    """A queue that was asked for with `add_queue`; the queue itself exists once the device is live."""
-
-    index: int
-    size: int
-
-    @property
-    def queue(self) -> Q:
-        """Raises StateError before DRIVER_OK and after a reset."""
-        raise NotImplementedError
-
-
-class Driver(Protocol):
-    """A driver for one type of device. It is called under the device's lock, in this order:
-    wish, check, start, live; then config_changed as it comes; then drain and stopped.
-    """
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def device_type(self) -> int:
-        """The virtio device ID that it drives (VIRTIO 1.4, 5 Device Types)."""
-
-    def wish(self, offered: FeatureSet) -> Wish:
-        """Which device-type features are wanted and required. A pure function of `offered`,
-        which holds only bits that mean something for this device type and transport."""
-
-    def check(self, device: "VirtioDevice") -> None:
-        """Judge the choice (`device.accepted`) before it is written to the device. May read
-        configuration, not write it. Raises NegotiationError to refuse the device."""
-
-    def start(self, device: "VirtioDevice") -> None:
-        """After FEATURES_OK, before DRIVER_OK: read (if need be write) configuration, and ask
-        for queues with `device.add_queue`."""
-
-    def live(self, device: "VirtioDevice") -> None:
-        """After DRIVER_OK: the queues that were asked for exist now, and may be used."""
-
-    def config_changed(self, device: "VirtioDevice") -> None:
-        """The device says that its configuration changed. Called from any thread."""
-
-    def drain(self, device: "VirtioDevice", timeout_s: float) -> bool:
-        """Take no new requests, and wait for those in flight; whether all have completed."""
-
-    def stopped(self, device: "VirtioDevice", lost: Mapping[int, Sequence[int]]) -> None:
-        """The device has been reset or is gone, and its queues are no more. `lost`: for each
-        queue index, the tokens of the requests that never completed."""
+_abandoned: list[object] = []
+"""What a device that never confirmed its reset might still write to: kept for ever."""
 
 
 class VirtioDevice:
@@ -126,75 +68,164 @@ class VirtioDevice:
     Thread-safe. A call in the wrong state raises StateError, in a forked child ForkedError.
     """
 
-    transport: Transport
-    memory: DmaMemory
+    def __init__(self, transport: Transport) -> None:
+        self.lock = RLock()
+        self.owner_pid = os.getpid()
+        self.memory = DmaMemory(transport)
+        self._transport: Transport | None = transport
+        self._state = DeviceState.CREATED
+        self._status_written = Status(0)
+        self._driver: Driver | None = None
+        self._offered = FeatureSet(device_type=transport.device_type)
+        self._negotiation: Negotiation | None = None
+        self._queues: dict[int, QueueHandle[Any]] = {}
+        self._close_lock = Lock()
+        self._closing = False
 
-    def __init__(self, transport: Transport) -> None: ...
+    # What is known
 
     @property
-    def state(self) -> DeviceState: ...
+    def state(self) -> DeviceState:
+        """Where the device stands now."""
+        return self._state
+
+    @property
+    def transport(self) -> Transport:
+        """The way to the device. Raises StateError after `close`."""
+        if self._transport is None:
+            raise StateError("the device was closed; open it again")
+        return self._transport
 
     @property
     def offered(self) -> FeatureSet:
         """What the device offers, every bit of it; empty before negotiation."""
+        return self._offered
 
     @property
     def accepted(self) -> FeatureSet:
-        """What both sides have settled on; empty before negotiation."""
+        """What has been chosen for both sides; empty before negotiation."""
+        if self._negotiation is None:
+            return FeatureSet(device_type=self._offered.device_type)
+        return self._negotiation.accepted
 
     @property
     def negotiation(self) -> Negotiation | None:
         """What was offered, wanted, forced and accepted, and why; None before."""
+        return self._negotiation
 
     def has(self, bit: int) -> bool:
         """Whether feature `bit` was accepted."""
+        return bit in self.accepted
 
+    @property
+    def in_flight(self) -> int:
+        """Requests in flight on all queues."""
+        return sum(queue.in_flight for queue in self._live_queues())
+
+    # Initialization
+
+    @allowed_in(DeviceState.CREATED, DeviceState.RESET, DeviceState.FAILED)
     def initialize(
         self,
         driver: Driver,
         *,
         force_on: frozenset[int] = frozenset(),
         force_off: frozenset[int] = frozenset(),
-        timeout_s: float = 5.0,
+        timeout_s: float = TIMEOUT_S,
     ) -> None:
-        """Bring the device to life with `driver` (allowed in CREATED, RESET, FAILED).
+        """Bring the device to life with `driver`, from the reset to DRIVER_OK
+        (VIRTIO 1.4, 3.1.1 Driver Requirements: Device Initialization).
 
-        The whole of VIRTIO 1.4, 3.1.1 Driver Requirements: Device Initialization, from the reset
-        to DRIVER_OK. Raises NegotiationError, ResetTimeoutError, TransportError, or what the
-        driver raises; then the device is FAILED, and says so in its status.
+        Raises NegotiationError, ResetTimeoutError, TransportError, or what the driver raises;
+        then the device is FAILED, and says so in its status.
         """
-        raise NotImplementedError
+        if driver.device_type != self.transport.device_type:
+            raise NegotiationError(
+                f"the {driver.name} driver drives devices of type {driver.device_type}, and "
+                f"{self.transport.address} is of type {self.transport.device_type}"
+            )
+        try:
+            self._reset_and_reclaim(timeout_s)
+            self._driver = driver
+            self._advance(Status.ACKNOWLEDGE, DeviceState.ACKNOWLEDGED)
+            self._advance(Status.DRIVER, DeviceState.DRIVER)
+            self._settle_features(driver, force_on, force_off)
+            driver.start(self)
+            self._go_live(driver)
+        except BaseException as error:
+            self._fail(error)
+            raise
 
+    def _advance(self, bit: Status, state: DeviceState) -> None:
+        """Add one bit to the status. Bits that are on stay on (VIRTIO 1.4, 2.1.1)."""
+        current = self._read_status()
+        if current & Status.DEVICE_NEEDS_RESET and bit is not Status.FAILED:
+            raise ProtocolError(
+                f"the device asked for a reset while it was being initialized (status "
+                f"{int(current):#x}, before {bit.name})"
+            )
+        self._status_written |= bit
+        self.transport.write_status(int(current | self._status_written))
+        self._state = state
+
+    def _read_status(self) -> Status:
+        return Status(self.transport.read_status() & _KNOWN_STATUS)
+
+    def _settle_features(
+        self, driver: Driver, force_on: frozenset[int], force_off: frozenset[int]
+    ) -> None:
+        """Steps 4 to 6: choose, write the choice, set FEATURES_OK and see whether it stays."""
+        transport = self.transport
+        self._offered = FeatureSet.from_mask(
+            transport.read_features(), device_type=transport.device_type
+        )
+        usable = usable_features(self._offered, transport.transport_features)
+        self._negotiation = negotiate(
+            self._offered,
+            driver.wish(usable),
+            transport_features=transport.transport_features,
+            force_on=force_on,
+            force_off=force_off,
+        )
+        driver.check(self)
+        transport.write_features(self.accepted.mask)
+        self._advance(Status.FEATURES_OK, DeviceState.FEATURES_OK)
+        if not self._read_status() & Status.FEATURES_OK:
+            raise NegotiationError(
+                f"the device does not work with the features {' '.join(self.accepted.names)}: "
+                f"it cleared FEATURES_OK; offered were {' '.join(self._offered.names)}"
+            )
+
+    def _go_live(self, driver: Driver) -> None:
+        """Set DRIVER_OK, and only then make the objects that can notify the device."""
+        self.transport.on_config_change(self._on_config_change)
+        self._advance(Status.DRIVER_OK, DeviceState.LIVE)
+        for handle in self._queues.values():
+            handle.bring_up()
+        driver.live(self)
+
+    def _fail(self, error: BaseException) -> None:
+        """Give the device up: say so in its status, if it can still be reached."""
+        self._state = DeviceState.FAILED
+        self._abort_queues(f"initialization failed: {error}")
+        try:
+            self._advance(Status.FAILED, DeviceState.FAILED)
+        except (VioblkError, OSError) as unreachable:
+            error.add_note(f"FAILED could not be set either: {unreachable}")
+
+    # Queues
+
+    @allowed_in(DeviceState.FEATURES_OK, DeviceState.LIVE)
     def queue_count(self) -> int:
         """How many queues the transport knows of; the device may have fewer."""
-        raise NotImplementedError
+        return self.transport.queue_count()
 
+    @allowed_in(DeviceState.FEATURES_OK, DeviceState.LIVE)
     def queue_size_max(self, index: int) -> int:
         """The largest size of queue `index` in descriptors; 0 if there is no such queue."""
-        raise NotImplementedError
+        return self.transport.queue_size_max(index)
 
-    def read_config(self, field: ConfigField) -> int:
-        """Read one configuration field (allowed in DRIVER, FEATURES_OK, LIVE).
-
-        Raises UnsupportedError if the field depends on a feature that the device does not offer.
-        """
-        raise NotImplementedError
-
-    def read_config_fields(self, fields: Sequence[ConfigField]) -> dict[str, int]:
-        """Read several fields as one snapshot: all of them belong to one generation.
-
-        Fields whose feature is not offered are left out of the result. Allowed as `read_config`.
-        Raises TransportError if the configuration does not hold still.
-        """
-        raise NotImplementedError
-
-    def write_config(self, field: ConfigField, value: int) -> None:
-        """Write one configuration field (allowed in FEATURES_OK, LIVE).
-
-        Raises UnsupportedError as `read_config` does, ValueError if `value` does not fit.
-        """
-        raise NotImplementedError
-
+    @allowed_in(DeviceState.FEATURES_OK)
     def add_queue(
         self,
         index: int,
@@ -203,40 +234,277 @@ class VirtioDevice:
         *,
         indirect_table_size: int = 0,
     ) -> QueueHandle[Q]:
-        """Set up queue `index` with `size` descriptors (allowed in FEATURES_OK, so in `start`).
+        """Set up queue `index` with `size` descriptors; from `Driver.start`.
 
         Allocates the ring and makes it known to the device now. `build` is called once the
         device is live: an object that can notify does not exist before DRIVER_OK (VIRTIO 1.4,
-        3.1.1: no notification before DRIVER_OK). `size` must be a power of two and at most
-        `queue_size_max(index)`. `indirect_table_size` is dropped to 0 where INDIRECT_DESC was not
-        accepted. Raises ValueError, MemoryError, TransportError.
+        3.1.1). `size` must be a power of two and at most `queue_size_max(index)`.
+        `indirect_table_size` counts as 0 where INDIRECT_DESC was not accepted.
+        Raises ValueError, MemoryError, TransportError.
         """
-        raise NotImplementedError
+        transport = self.transport
+        self._check_queue(index, size)
+        if not self.has(Feature.INDIRECT_DESC):
+            indirect_table_size = 0
+        layout = split_layout(
+            size,
+            legacy_align=transport.legacy_align,
+            indirect_table_size=indirect_table_size,
+        )
+        ring = self.memory.alloc(layout.length)
+        wires = transport.enable_queue(
+            index,
+            QueueAddresses(
+                size=size,
+                descriptors_address=ring.device_address + layout.descriptors_offset,
+                driver_address=ring.device_address + layout.available_offset,
+                device_address=ring.device_address + layout.used_offset,
+            ),
+        )
+        parts = QueueParts(
+            index=index,
+            size=size,
+            space=self.memory.space,
+            memory=self.memory,
+            ring=ring,
+            layout=layout,
+            wires=wires,
+            hangup_fd=transport.hangup_fd,
+            legacy_align=transport.legacy_align,
+            indirect_table_size=indirect_table_size,
+            event_idx=self.has(Feature.EVENT_IDX),
+        )
+        handle = QueueHandle(parts, build)
+        self._queues[index] = handle
+        return handle
 
-    @property
-    def in_flight(self) -> int:
-        """Requests in flight on all queues."""
-        raise NotImplementedError
+    def _check_queue(self, index: int, size: int) -> None:
+        queue_count = self.transport.queue_count()
+        if not 0 <= index < queue_count:
+            raise ValueError(f"there is no queue {index}: the device has {queue_count}")
+        if index in self._queues:
+            raise ValueError(f"queue {index} has been set up already")
+        size_max = min(self.transport.queue_size_max(index), QUEUE_SIZE_MAX)
+        if not 1 <= size <= size_max or size & (size - 1):
+            raise ValueError(
+                f"queue {index} cannot have {size} descriptors: a power of two from 1 to "
+                f"{size_max} is needed"
+            )
 
+    def _live_queues(self) -> list[Virtqueue]:
+        return [handle.queue for handle in self._queues.values() if handle.exists]
+
+    def _abort_queues(self, reason: str) -> None:
+        for queue in self._live_queues():
+            queue.abort(reason)
+
+    # Configuration
+
+    @allowed_in(DeviceState.DRIVER, DeviceState.FEATURES_OK, DeviceState.LIVE)
+    def read_config(self, field: ConfigField) -> int:
+        """Read one configuration field.
+
+        Raises UnsupportedError if it depends on a feature that the device does not offer,
+        StateError if it must not be read before FEATURES_OK, TransportError.
+        """
+        if not self._exists(field):
+            raise UnsupportedError(
+                f"the configuration field {field.name} exists only with the feature "
+                f"{self._name_of(field.feature)}, which the device does not offer"
+            )
+        return self.read_config_fields([field])[field.name]
+
+    @allowed_in(DeviceState.DRIVER, DeviceState.FEATURES_OK, DeviceState.LIVE)
+    def read_config_fields(self, fields: Sequence[ConfigField]) -> dict[str, int]:
+        """Read several fields as one snapshot: all of them belong to one generation.
+
+        Fields whose feature is not offered are left out of the result (VIRTIO 1.4, 2.5.1 Driver
+        Requirements: Device Configuration Space). Raises StateError as `read_config` does,
+        ProtocolError if the configuration does not hold still, TransportError.
+        """
+        present = [field for field in fields if self._exists(field)]
+        for field in present:
+            if field.after_features_ok and self._state is DeviceState.DRIVER:
+                raise StateError(f"{field.name} must not be read before FEATURES_OK has been set")
+        return read_snapshot(self.transport, present)
+
+    @allowed_in(DeviceState.FEATURES_OK, DeviceState.LIVE)
+    def write_config(self, field: ConfigField, value: int) -> None:
+        """Write one configuration field; never during negotiation (VIRTIO 1.4, 3.1.1).
+
+        Raises UnsupportedError if the field is not the driver's to write or depends on a feature
+        that was not accepted, ValueError if `value` does not fit.
+        """
+        if not field.writable:
+            raise UnsupportedError(f"the configuration field {field.name} cannot be written")
+        if field.feature is not None and not self.has(field.feature):
+            raise UnsupportedError(
+                f"the configuration field {field.name} can be written only with the feature "
+                f"{self._name_of(field.feature)}, which was not accepted"
+            )
+        write_field(self.transport, field, value)
+
+    def _exists(self, field: ConfigField) -> bool:
+        return field.feature is None or field.feature in self._offered
+
+    def _name_of(self, bit: int | None) -> str:
+        return "none" if bit is None else feature_name(bit, self._offered.device_type)
+
+    # What the device does of itself
+
+    @allowed_in(*ANY_STATE)
     def refresh_state(self) -> DeviceState:
-        """Look at the status: a LIVE device that asks for a reset becomes NEEDS_RESET, its queues
-        are aborted with that reason, and its waiters get DeviceGoneError."""
-        raise NotImplementedError
+        """Look at the status, and return the state.
 
-    def reset(self, timeout_s: float = 5.0) -> None:
-        """Reset the device and wait until it confirms (allowed in every state but CLOSED).
+        A LIVE device that asks for a reset becomes NEEDS_RESET: whether what is in flight will
+        complete is not known (VIRTIO 1.4, 2.1.2), so its queues are aborted, and whoever waits
+        gets DeviceGoneError with the reason. Raises TransportError.
+        """
+        if self._state is DeviceState.LIVE and self._read_status() & Status.DEVICE_NEEDS_RESET:
+            self._needs_reset("the device has met an error and needs a reset")
+        return self._state
+
+    def _needs_reset(self, reason: str) -> None:
+        self._state = DeviceState.NEEDS_RESET
+        self._abort_queues(reason)
+
+    def _on_config_change(self) -> None:
+        """A notification of the transport, on any thread."""
+        # close() may be waiting for the very thread that runs this, so never wait for it.
+        while not self.lock.acquire(timeout=0.02):
+            if self._closing:
+                return
+        try:
+            if self._state is DeviceState.LIVE and not self._closing:
+                self._look_again()
+        finally:
+            self.lock.release()
+
+    def _look_again(self) -> None:
+        try:
+            live = self.refresh_state() is DeviceState.LIVE
+            if live and self._driver is not None:
+                self._driver.config_changed(self)
+        except (VioblkError, OSError) as error:
+            # There is no caller to tell; the next request will say it.
+            self._needs_reset(f"the changed configuration could not be read: {error}")
+
+    # Reset and closing
+
+    @allowed_in(*(ANY_STATE - {DeviceState.CLOSED}))
+    def reset(self, timeout_s: float = TIMEOUT_S) -> None:
+        """Reset the device and wait until it confirms (VIRTIO 1.4, 2.4.2).
 
         Its queues are reclaimed and gone afterwards, the driver's `stopped` says what was lost,
         and the state is RESET; `initialize` brings the device back. Memory stays as it is.
-        Raises ResetTimeoutError (then the state is FAILED and no memory is reused), TransportError.
+        Raises ResetTimeoutError or TransportError; then the state is FAILED, and the memory of
+        the queues stays untouched until a later reset or for ever.
         """
-        raise NotImplementedError
+        try:
+            self._reset_and_reclaim(timeout_s)
+        except BaseException as error:
+            self._state = DeviceState.FAILED
+            self._abort_queues(f"the reset failed: {error}")
+            raise
 
-    def close(self, *, drain: bool = True, timeout_s: float = 5.0) -> None:
-        """Drain, reset, reclaim, and let go of the device. Idempotent; allowed in every state.
+    def _reset_and_reclaim(self, timeout_s: float) -> None:
+        self._await_reset(timeout_s)
+        self._state = DeviceState.RESET
+        self._negotiation = None
+        self._offered = FeatureSet(device_type=self._offered.device_type)
+        self._stop_driver(self._reclaim_queues("the device was reset"))
+
+    def _await_reset(self, timeout_s: float) -> None:
+        """Write 0, and wait until 0 is read: before that, nothing has been reset."""
+        transport = self.transport
+        transport.write_status(0)
+        deadline = time.monotonic() + timeout_s
+        interval_s = POLL_INTERVAL_MIN_S
+        while (status := transport.read_status()) != 0:
+            if time.monotonic() >= deadline:
+                raise ResetTimeoutError(
+                    f"{transport.address} did not confirm its reset within {timeout_s} s: its "
+                    f"status still reads {status:#x}"
+                )
+            time.sleep(interval_s)
+            interval_s = min(2 * interval_s, POLL_INTERVAL_MAX_S)
+        self._status_written = Status(0)
+
+    def _reclaim_queues(self, reason: str) -> dict[int, list[int]]:
+        """Take back everything that was in flight; the queues are of no more use afterwards."""
+        lost = {}
+        for handle in self._queues.values():
+            if handle.exists:
+                queue = handle.queue
+                queue.abort(reason)
+                lost[handle.index] = queue.reclaim()
+                queue.abort(reason)
+            handle.forget()
+        self._queues.clear()
+        return lost
+
+    def _stop_driver(self, lost: dict[int, list[int]]) -> None:
+        driver, self._driver = self._driver, None
+        if driver is not None:
+            driver.stopped(self, lost)
+
+    def close(self, *, drain: bool = True, timeout_s: float = TIMEOUT_S) -> None:
+        """Stop intake, drain, reset, confirm, reclaim, let go. Idempotent; allowed in any state.
 
         With `drain` false, raises DeviceBusyError if requests are in flight, and changes nothing.
-        Raises RequestTimeoutError if they did not complete in time: the device is closed all the
-        same, and they count as lost. Memory that the device might still reach is never reused.
+        Raises RequestTimeoutError if they did not complete in time, ResetTimeoutError if the
+        device did not confirm its reset: the device is closed all the same, and what was in
+        flight counts as lost. Memory that the device might still reach is never reused.
         """
-        raise NotImplementedError
+        refuse_after_fork(self, "close")
+        with self._close_lock:
+            if self._state is DeviceState.CLOSED:
+                return
+            if not drain and self.in_flight:
+                raise DeviceBusyError(
+                    f"{self.in_flight} requests are in flight; wait for them, or close with drain"
+                )
+            self._closing = True
+            self.transport.on_config_change(None)
+            drained = self._drain(timeout_s)
+            with self.lock:
+                in_flight = self.in_flight
+                broken = any(queue.broken for queue in self._live_queues())
+                self._shut_down(timeout_s)
+            # Whoever waits on a broken queue has been told already.
+            if not drained and not broken:
+                raise RequestTimeoutError(
+                    f"{in_flight} requests did not complete within {timeout_s} s; the device was "
+                    "closed, and they are lost"
+                )
+
+    def _drain(self, timeout_s: float) -> bool:
+        # The lock is not held: those who wait for requests may need the device meanwhile.
+        if self._state is not DeviceState.LIVE or self._driver is None:
+            return True
+        return self._driver.drain(self, timeout_s)
+
+    def _shut_down(self, timeout_s: float) -> None:
+        """Reset if there is anything to reset, and let go of everything, whatever happens."""
+        transport = self.transport
+        safe = self._state in (DeviceState.CREATED, DeviceState.RESET)
+        try:
+            if not safe:
+                self._await_reset(timeout_s)
+                safe = True
+        except TransportError:
+            pass  # It has gone, and with it the register that would confirm.
+        finally:
+            self._let_go(transport, safe)
+
+    def _let_go(self, transport: Transport, safe: bool) -> None:
+        """`safe`: the device has confirmed that it touches no memory any more."""
+        self._state = DeviceState.CLOSED
+        self._abort_queues("the device was closed")
+        if not safe and not transport.memory_safe_after_close:
+            _abandoned.append((transport.space, list(self._queues.values())))
+            self._queues.clear()
+        transport.close()
+        self.memory.close()
+        self._transport = None
+        self._stop_driver(self._reclaim_queues("the device was closed"))

@@ -19,7 +19,11 @@ class ForkedError(StateError):
     """The object was made before a fork and belongs to the parent process."""
 
 
-class DiskBusyError(VioblkError, BlockingIOError):
+class DeviceBusyError(VioblkError, BlockingIOError):
+    """Requests are in flight, so the device cannot be closed without draining."""
+
+
+class DiskBusyError(DeviceBusyError):
     """Requests are in flight, so the disk cannot be closed without draining."""
 
 

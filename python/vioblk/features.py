@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from types import MappingProxyType
 from typing import Final
@@ -210,6 +210,128 @@ def feature_bits(device_type: int = BLOCK_DEVICE_TYPE) -> dict[str, int]:
     names = {each.name.lower(): int(each) for each in Feature}
     names |= {each.name.lower(): int(each) for each in DEVICE_TYPE_FEATURES.get(device_type, ())}
     return names | {alias: names[name] for alias, name in _ALIASES.items() if name in names}
+
+
+def why_unusable(bit: int, device_type: int, transport_features: frozenset[int]) -> str | None:
+    """Why an offered bit counts as not offered (VIRTIO 1.4, 2.2.1 Driver Requirements: Feature
+    Bits); None if it means something for this device type on this transport.
+    """
+    if bit in LEGACY_ONLY | LEGACY_ONLY_OF_TYPE.get(device_type, frozenset()):
+        return "means something on the legacy interface only"
+    if bit == QEMU_PROBE_BIT:
+        return "not to be negotiated: a probe for broken drivers, or the transport's own"
+    if bit in TRANSPORT_DEPENDENT and bit not in transport_features:
+        return "means nothing on this transport"
+    if bit in Feature._value2member_map_:
+        return None
+    names = DEVICE_TYPE_FEATURES.get(device_type)
+    if names is not None and bit in names._value2member_map_:
+        return None
+    if _is_device_type_bit(bit):
+        return "not defined for this type of device"
+    return "reserved, or not defined by VIRTIO 1.4"
+
+
+def usable_features(offered: FeatureSet, transport_features: frozenset[int]) -> FeatureSet:
+    """Those bits of `offered` that do not count as not offered."""
+    device_type = offered.device_type
+    bits = (bit for bit in offered if not why_unusable(bit, device_type, transport_features))
+    return FeatureSet(bits, device_type=device_type)
+
+
+class _Chooser:
+    """Decides about one offered bit at a time; the bits do not influence each other here."""
+
+    def __init__(
+        self,
+        device_type: int,
+        wish: Wish,
+        transport_features: frozenset[int],
+        force_off: frozenset[int],
+    ) -> None:
+        self._device_type = device_type
+        self._wish = wish
+        self._transport_features = transport_features
+        self._force_off = force_off
+
+    def decide(self, bit: int) -> Decision:
+        """What becomes of `bit`, which is offered."""
+        verdict, reason = self._judge(bit)
+        return Decision(bit, feature_name(bit, self._device_type), verdict, reason)
+
+    def _judge(self, bit: int) -> tuple[Verdict, str]:
+        meaningless = why_unusable(bit, self._device_type, self._transport_features)
+        if meaningless is not None:
+            return Verdict.IGNORED, meaningless
+        if bit in self._force_off:
+            return Verdict.DECLINED, "switched off by an option"
+        if bit in NOT_SUPPORTED:
+            return Verdict.DECLINED, NOT_SUPPORTED[bit]
+        if bit == Feature.VERSION_1:
+            return Verdict.ACCEPTED, "the modern interface; nothing works without it"
+        if bit in PLATFORM:
+            return self._judge_platform(bit)
+        if bit in RING:
+            return self._judge_ring(bit)
+        return self._judge_type(bit)
+
+    def _judge_platform(self, bit: int) -> tuple[Verdict, str]:
+        if bit in self._transport_features:
+            return Verdict.ACCEPTED, "should be accepted, and the transport can do it"
+        return Verdict.DECLINED, "the transport cannot do it"
+
+    def _judge_ring(self, bit: int) -> tuple[Verdict, str]:
+        if bit in self._wish.ring_features:
+            return Verdict.ACCEPTED, "the ring can do it"
+        return Verdict.DECLINED, "the chosen ring cannot do it"
+
+    def _judge_type(self, bit: int) -> tuple[Verdict, str]:
+        if bit in self._wish.required:
+            return Verdict.ACCEPTED, "the driver cannot do without it"
+        if bit in self._wish.wanted:
+            return Verdict.ACCEPTED, "the driver can use it"
+        return Verdict.DECLINED, self._wish.declined.get(bit, "the driver has no use for it")
+
+
+def _is_device_type_bit(bit: int) -> bool:
+    """Whether VIRTIO 1.4, 2.2 Feature Bits, leaves `bit` to the device types."""
+    return bit <= 23 or bit in (41, 42) or 50 <= bit <= 127
+
+
+def _drop_orphans(
+    decisions: dict[int, Decision], prerequisites: Mapping[int, frozenset[int]]
+) -> None:
+    """Decline accepted bits whose prerequisites are not accepted, until none is left."""
+    while True:
+        accepted = {b for b, each in decisions.items() if each.verdict is Verdict.ACCEPTED}
+        orphans = {b: prerequisites.get(b, frozenset()) - accepted for b in accepted}
+        orphans = {b: missing for b, missing in orphans.items() if missing}
+        if not orphans:
+            return
+        for bit, missing in orphans.items():
+            names = ", ".join(feature_name(each) for each in sorted(missing))
+            decisions[bit] = replace(
+                decisions[bit], verdict=Verdict.DECLINED, reason=f"needs {names}"
+            )
+
+
+def _refuse_impossible(negotiation: Negotiation) -> None:
+    """Raise NegotiationError if what must be accepted is not."""
+    device_type = negotiation.offered.device_type
+    decisions = {each.bit: each for each in negotiation.decisions}
+    for bit in negotiation.required | negotiation.forced_on:
+        if bit in negotiation.accepted:
+            continue
+        why_needed = "is forced on" if bit in negotiation.forced_on else "is required"
+        if bit in decisions:
+            why_not = f"cannot be accepted: {decisions[bit].reason}"
+        elif bit == Feature.VERSION_1:
+            why_not = "is not offered; this is a legacy device, which this transport does not drive"
+        else:
+            why_not = f"is not offered (offered: {' '.join(negotiation.offered.names) or 'none'})"
+        raise NegotiationError(
+            f"feature {feature_name(bit, device_type)} {why_needed} but {why_not}"
+        )
 
 
 def negotiate(

@@ -60,7 +60,8 @@ class Stateful(Protocol):
     """What `allowed_in` needs of the object whose methods it guards."""
 
     @property
-    def state(self) -> DeviceState: ...
+    def state(self) -> DeviceState:
+        """Where the object stands now."""
 
     @property
     def owner_pid(self) -> int:

@@ -44,12 +44,19 @@ class Transport(ABC):
     transport_features: frozenset[int] = frozenset()
     """Feature bits that mean something only to some transports, and do to this one (2.2.1)."""
 
+    mapping_count_max: int = 8
+    """How many mappings of memory the device can be told of."""
+    memory_safe_after_close: bool = False
+    """After `close`, a device that never confirmed a reset can no longer reach the mappings of
+    this process, so that they may be unmapped."""
+
     @abstractmethod
     def map_memory(self, length_bytes: int) -> Mapping:
         """Make `length_bytes` more memory reachable for the device and add it to `space`."""
 
     @abstractmethod
-    def read_status(self) -> int: ...
+    def read_status(self) -> int:
+        """The device status."""
 
     @abstractmethod
     def write_status(self, value: int) -> None:
@@ -60,14 +67,16 @@ class Transport(ABC):
         """All feature bits that the device offers."""
 
     @abstractmethod
-    def write_features(self, accepted: int) -> None: ...
+    def write_features(self, accepted: int) -> None:
+        """Tell the device which features both sides use."""
 
     @abstractmethod
     def read_config(self, offset: int, length_bytes: int) -> bytes:
         """Read device configuration: one field of 1, 2, 4 or 8 bytes, naturally aligned."""
 
     @abstractmethod
-    def write_config(self, offset: int, data: bytes) -> None: ...
+    def write_config(self, offset: int, data: bytes) -> None:
+        """Write one field of the device configuration."""
 
     @abstractmethod
     def config_generation(self) -> int:
@@ -82,10 +91,16 @@ class Transport(ABC):
         """The largest size of queue `index`; 0 if it does not exist."""
 
     @abstractmethod
-    def enable_queue(self, index: int, addresses: QueueAddresses) -> QueueWires: ...
+    def enable_queue(self, index: int, addresses: QueueAddresses) -> QueueWires:
+        """Tell the device where queue `index` lies, and enable it; a reset disables it."""
 
+    @abstractmethod
     def on_config_change(self, callback: Callable[[], None] | None) -> None:
-        """Call `callback` after each configuration change notification (from any thread)."""
+        """Call `callback` after each configuration change notification (from any thread).
+
+        Replaces the callback before. With None: once this returns, no call is under way, unless
+        it is itself called by the callback.
+        """
 
     @abstractmethod
     def close(self) -> None:

@@ -1,0 +1,140 @@
+"""What a driver for one type of device is, and what it is handed to build its queues from."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+
+from vioblk._native import DmaSpace, Region, SplitLayout
+from vioblk.errors import StateError
+from vioblk.features import FeatureSet, Wish
+from vioblk.memory import DmaMemory
+from vioblk.transport.base import QueueWires
+
+if TYPE_CHECKING:
+    from vioblk.device import VirtioDevice
+
+
+class Virtqueue(Protocol):
+    """What the device layer needs of a queue that a driver builds."""
+
+    @property
+    def in_flight(self) -> int:
+        """What the device owns, or has given back without anybody having looked yet."""
+
+    @property
+    def broken(self) -> str | None:
+        """Why the queue can no longer be used; None while it can."""
+
+    def abort(self, reason: str) -> None:
+        """Fail every waiter and every later call with DeviceGoneError(reason)."""
+
+    def reclaim(self) -> list[int]:
+        """After a confirmed reset: the tokens of what never completed."""
+
+
+@dataclass(frozen=True)
+class QueueParts:
+    """Everything that a queue object is built from."""
+
+    index: int
+    size: int
+    """Descriptors in the ring."""
+    space: DmaSpace
+    memory: DmaMemory
+    """For further regions (request slots)."""
+    ring: Region
+    """Zeroed, laid out as `layout` says, and known to the device already."""
+    layout: SplitLayout
+    wires: QueueWires
+    hangup_fd: int | None
+    legacy_align: int | None
+    indirect_table_size: int
+    """Descriptors in one indirect table; 0 without, as where INDIRECT_DESC was declined."""
+    event_idx: bool
+    """Whether EVENT_IDX was accepted."""
+
+
+Q = TypeVar("Q", bound=Virtqueue)
+
+
+class QueueHandle(Generic[Q]):
+    """A queue that was asked for with `add_queue`; the queue itself exists while the device is
+    live.
+    """
+
+    def __init__(self, parts: QueueParts, build: Callable[[QueueParts], Q]) -> None:
+        self.index = parts.index
+        self.size = parts.size
+        self._parts: QueueParts | None = parts
+        self._build: Callable[[QueueParts], Q] | None = build
+        self._queue: Q | None = None
+
+    @property
+    def queue(self) -> Q:
+        """Raises StateError before DRIVER_OK and after a reset."""
+        if self._queue is None:
+            raise StateError(
+                f"queue {self.index} does not exist "
+                + ("yet; wait for DRIVER_OK" if self._build else "any more; the device was reset")
+            )
+        return self._queue
+
+    @property
+    def exists(self) -> bool:
+        """Whether `queue` would return one."""
+        return self._queue is not None
+
+    def bring_up(self) -> None:
+        """Build the queue; the device layer does so after DRIVER_OK."""
+        if self._build is None or self._parts is None:
+            raise StateError(f"queue {self.index} was built before")
+        self._queue = self._build(self._parts)
+        self._build = None
+
+    def forget(self) -> None:
+        """Drop the queue and its memory; the device layer does so once it may be reused."""
+        self._queue = self._build = self._parts = None
+
+
+class Driver(Protocol):
+    """A driver for one type of device. The device layer calls it, one call at a time, in this
+    order: wish, check, start, live; then config_changed as it comes; then drain and stopped.
+    """
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+
+    @property
+    def device_type(self) -> int:
+        """The virtio device ID that it drives (VIRTIO 1.4, 5 Device Types)."""
+
+    def wish(self, offered: FeatureSet) -> Wish:
+        """Which device-type features are wanted and required. A pure function of `offered`,
+        which holds only bits that mean something for this device type and transport.
+        """
+
+    def check(self, device: "VirtioDevice") -> None:
+        """Judge the choice (`device.accepted`) before it is written to the device. May read
+        configuration, not write it. Raises NegotiationError to refuse the device.
+        """
+
+    def start(self, device: "VirtioDevice") -> None:
+        """After FEATURES_OK, before DRIVER_OK: read (if need be write) configuration, and ask
+        for queues with `device.add_queue`.
+        """
+
+    def live(self, device: "VirtioDevice") -> None:
+        """After DRIVER_OK: the queues that were asked for exist now, and may be used."""
+
+    def config_changed(self, device: "VirtioDevice") -> None:
+        """The device says that its configuration changed. Called from any thread."""
+
+    def drain(self, device: "VirtioDevice", timeout_s: float) -> bool:
+        """Take no new requests, and wait for those in flight; whether all have completed."""
+
+    def stopped(self, device: "VirtioDevice", lost: Mapping[int, Sequence[int]]) -> None:
+        """The device has been reset or is gone, and its queues are no more. `lost`: for each
+        queue index, the tokens of the requests that never completed; a queue that the device
+        might still be using is not in it.
+        """
