@@ -1,0 +1,43 @@
+"""How devices are reached. Each back end is loaded when an address first asks for it."""
+
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Final, Protocol, cast
+
+from vioblk.address import Address, Option, unknown_scheme
+from vioblk.transport.base import Transport
+
+SCHEMES: Final[Mapping[str, str]] = {
+    "mem": "vioblk.transport.software",
+    "file": "vioblk.transport.software",
+    "vhost-user": "vioblk.transport.vhost_user",
+}
+"""Scheme of an address -> the module that serves it."""
+
+
+class BackEnd(Protocol):
+    """What a module of `SCHEMES` has."""
+
+    OPTIONS: Mapping[str, Option]
+    """The options that its addresses take."""
+
+    def connect(self, address: Address, options: Mapping[str, object]) -> Transport:
+        """Reach the device. `options`: those that were given, read as OPTIONS says.
+
+        Raises AddressError, OSError, TransportError.
+        """
+
+
+def back_end(address: Address) -> BackEnd:
+    """The module for an address. Raises AddressError if its scheme is unknown."""
+    if address.scheme not in SCHEMES:
+        raise unknown_scheme(address, SCHEMES)
+    return cast(BackEnd, import_module(SCHEMES[address.scheme]))
+
+
+def connect(address: Address, options: Mapping[str, object]) -> Transport:
+    """Reach the device at an address, with options as `sort_options` reads them.
+
+    Raises AddressError, OSError, TransportError.
+    """
+    return back_end(address).connect(address, options)
