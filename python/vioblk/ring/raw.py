@@ -34,6 +34,8 @@ NO_NOTIFY: Final = 1
 """Used flags: no available buffer notifications are wanted (2.7.10)."""
 
 _CACHE_LINE: Final = 64
+_LEGACY_ALIGN_MAX: Final = 1 << 31
+"""The largest power of two that the 32-bit register QueueAlign can hold (VIRTIO 1.4, 4.2.4)."""
 
 # Where the words of the two rings lie, counted in words of 16 bits from the start of each.
 _FLAGS: Final = 0
@@ -65,7 +67,7 @@ def split_layout(
     """
     if not 1 <= size <= SIZE_MAX or size & (size - 1):
         raise ValueError(f"queue size {size} is not a power of two from 1 to {SIZE_MAX}")
-    if legacy_align is not None and (legacy_align < 4 or legacy_align & (legacy_align - 1)):
+    if legacy_align is not None and not _is_legacy_align(legacy_align):
         raise ValueError(f"legacy alignment {legacy_align} is not a power of two from 4 on")
     if not 0 <= indirect_table_size <= size:
         raise ValueError(
@@ -321,6 +323,10 @@ def _check_ring_region(region: Region, layout: SplitLayout, legacy_align: int | 
         raise ValueError(
             f"the ring's device address {region.device_address:#x} is not a multiple of {align}"
         )
+
+
+def _is_legacy_align(align: int) -> bool:
+    return 4 <= align <= _LEGACY_ALIGN_MAX and not align & (align - 1)
 
 
 def _align_up(offset: int, align: int) -> int:
