@@ -1,9 +1,33 @@
-"""The vhost-user transport: a device that another process serves over a Unix socket.
+"""The vhost-user transport: `vhost-user:PATH`, a device that another process serves over a socket.
 
 Read in this order: `transport` (the whole), `queue`, `memory`, `config`, `channel`, then
 `connection` and `messages` (the protocol itself).
 """
 
+from collections.abc import Mapping
+from typing import Final, cast
+
+from vioblk.address import Address, Option, seconds
+from vioblk.transport.vhost_user.connection import DEFAULT_TIMEOUT_S
 from vioblk.transport.vhost_user.transport import VhostUserTransport
 
-__all__ = ["VhostUserTransport"]
+__all__ = ["OPTIONS", "VhostUserTransport", "connect"]
+
+OPTIONS: Final[Mapping[str, Option]] = {
+    "reply_timeout": seconds(
+        f"seconds that the back end has for one answer; {DEFAULT_TIMEOUT_S:g} if not given"
+    ),
+}
+
+
+def connect(address: Address, options: Mapping[str, object]) -> VhostUserTransport:
+    """Connect to the back end whose socket is at the address's target.
+
+    Raises AddressError (no socket can have such a path), TransportError, DeviceGoneError or
+    ProtocolError.
+    """
+    return VhostUserTransport(
+        address.target,
+        address=address.text,
+        timeout_s=cast(float, options.get("reply_timeout", DEFAULT_TIMEOUT_S)),
+    )

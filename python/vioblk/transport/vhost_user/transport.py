@@ -60,7 +60,7 @@ class VhostUserTransport(Transport):
     device_type = 2
     transport_features = frozenset({ORDER_PLATFORM})
     memory_safe_after_close = True
-    """The back end has mappings of its own; what it still writes there, nobody sees."""
+    """The back end has mappings of its own: what is unmapped here is beyond its reach."""
 
     def __init__(
         self, path: str, *, address: str | None = None, timeout_s: float = DEFAULT_TIMEOUT_S
