@@ -1,0 +1,196 @@
+"""The software device: a virtio-blk device in this process, on memory or on a file.
+
+It parses rings with code of its own, on its own thread, and counts what it sees.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from vioblk._native import DmaSpace, SoftwareDevice
+from vioblk._native import Mapping as DmaMapping
+from vioblk.address import (
+    Address,
+    Option,
+    choice,
+    feature_list,
+    flag,
+    integer,
+    parse_size,
+    text,
+)
+from vioblk.errors import AddressError
+from vioblk.features import BLOCK_DEVICE_TYPE, BlockFeature, Feature, FeatureSet
+from vioblk.transport.base import QueueAddresses, QueueWires, Transport
+from vioblk.transport.watch import EventWatcher
+
+SECTOR_BYTES: Final = 512
+
+FIRST_DEVICE_ADDRESS: Final = 1 << 32
+"""Above what 32 bits hold, so that a truncated address is noticed."""
+
+GUARD_BYTES: Final = 1 << 20
+"""Between mappings, so that a device that runs over one's end meets nothing."""
+
+OPTIONS: Final[Mapping[str, Option]] = {
+    "queues": integer(1, 64, "how many queues the device has; 1"),
+    "queue_size": integer(1, 32768, "the largest size of a queue; 256", power_of_two=True),
+    "cache": choice(
+        ("writeback", "volatile", "none"),
+        "writeback: flushes are offered, though writes are kept at once; volatile: writes are "
+        "lost in a power loss unless flushed; none: no flush is offered; writeback",
+    ),
+    "read_only": flag("the device refuses to be changed; off"),
+    "serial": text("what it says its serial number is; empty", length_bytes_max=20),
+    "block_size": integer(512, 1 << 20, "bytes of a logical block; 512", power_of_two=True),
+    "size_max": integer(512, (1 << 32) - 1, "the largest segment, in bytes; no limit"),
+    "seg_max": integer(1, 32766, "the most data segments of one request; 126"),
+    "max_discard_sectors": integer(1, (1 << 32) - 1, "sectors of one discard; 32768"),
+    "max_write_zeroes_sectors": integer(1, (1 << 32) - 1, "sectors of one write zeroes; 32768"),
+    "offer": feature_list("features offered besides the usual ones"),
+    "withhold": feature_list("features not offered"),
+    "threaded": flag("off: nothing is served until `transport.device.serve()` is called; on"),
+}
+
+ALWAYS_OFFERED: Final = frozenset(
+    {
+        Feature.VERSION_1,
+        Feature.INDIRECT_DESC,
+        Feature.EVENT_IDX,
+        BlockFeature.SEG_MAX,
+        BlockFeature.BLK_SIZE,
+        BlockFeature.MQ,
+        BlockFeature.DISCARD,
+        BlockFeature.WRITE_ZEROES,
+    }
+)
+
+
+class SoftwareTransport(Transport):
+    """The way to a software device, which it owns (`device`: counters, faults, power loss)."""
+
+    name = "software"
+    device_type = BLOCK_DEVICE_TYPE
+    transport_features = frozenset({Feature.ACCESS_PLATFORM, Feature.ORDER_PLATFORM})
+    # Its thread ends before close() returns, and nothing else reaches the memory.
+    memory_safe_after_close = True
+
+    def __init__(self, address: str, **device_options: Any) -> None:
+        self.address = address
+        self.space = DmaSpace()
+        self.device = SoftwareDevice(self.space, **device_options)
+        self._queue_count = int(device_options.get("queue_count", 1))
+        self._queue_size_max = int(device_options.get("queue_size_max", 256))
+        self._next_device_address = FIRST_DEVICE_ADDRESS
+        self._watcher: EventWatcher | None = None
+        self._closed = False
+
+    def map_memory(self, length_bytes: int) -> DmaMapping:
+        """Make `length_bytes` more memory reachable for the device."""
+        mapping = self.space.map(length_bytes, self._next_device_address)
+        self._next_device_address += length_bytes + GUARD_BYTES
+        return mapping
+
+    def read_status(self) -> int:
+        """The device status."""
+        return self.device.read_status()
+
+    def write_status(self, value: int) -> None:
+        """Write the device status; 0 asks for a reset."""
+        self.device.write_status(value)
+
+    def read_features(self) -> int:
+        """All feature bits that the device offers."""
+        return self.device.read_features()
+
+    def write_features(self, accepted: int) -> None:
+        """Tell the device which features both sides use."""
+        self.device.write_features(accepted)
+
+    def read_config(self, offset: int, length_bytes: int) -> bytes:
+        """Read one field of the device configuration."""
+        return self.device.read_config(offset, length_bytes)
+
+    def write_config(self, offset: int, data: bytes) -> None:
+        """Write one field of the device configuration."""
+        self.device.write_config(offset, data)
+
+    def config_generation(self) -> int:
+        """A counter that changes whenever the configuration did."""
+        return self.device.config_generation()
+
+    def queue_count(self) -> int:
+        """How many queues the device has."""
+        return self._queue_count
+
+    def queue_size_max(self, index: int) -> int:
+        """The largest size of queue `index`; 0 if it does not exist."""
+        return self._queue_size_max if 0 <= index < self._queue_count else 0
+
+    def enable_queue(self, index: int, addresses: QueueAddresses) -> QueueWires:
+        """Tell the device where queue `index` lies, and enable it."""
+        self.device.enable_queue(index, *addresses)
+        return QueueWires(self.device.kick_fd(index), self.device.interrupt_fd(index))
+
+    def on_config_change(self, callback: Callable[[], None] | None) -> None:
+        """Call `callback` after each configuration change notification, on a thread for it."""
+        watcher, self._watcher = self._watcher, None
+        if watcher is not None:
+            watcher.close()
+        if callback is not None:
+            self._watcher = EventWatcher(self.device.config_fd, callback, "vioblk-config")
+
+    def close(self) -> None:
+        """Stop the device and wait for its thread."""
+        if not self._closed:
+            self._closed = True
+            self.on_config_change(None)
+            self.device.close()
+
+
+def connect(address: Address, options: Mapping[str, object]) -> SoftwareTransport:
+    """Make the device of a `mem:` or `file:` address.
+
+    Raises AddressError, OSError if the file cannot be served.
+    """
+    given = dict(options)
+    cache = given.pop("cache", "writeback")
+    extra = _feature_set(given.pop("offer", frozenset()))
+    withheld = _feature_set(given.pop("withhold", frozenset()))
+    offered = (_usual_features(given, cache) | extra) - withheld
+    renamed = {_DEVICE_NAMES.get(name, name): value for name, value in given.items()}
+    return SoftwareTransport(
+        address.text,
+        **_storage(address),
+        **renamed,
+        features=FeatureSet(offered).mask,
+        volatile_cache=cache == "volatile",
+    )
+
+
+_DEVICE_NAMES: Final = {"queues": "queue_count", "queue_size": "queue_size_max"}
+
+
+def _storage(address: Address) -> dict[str, object]:
+    if address.scheme == "file":
+        return {"path": address.target}
+    size_bytes = parse_size(address.target)
+    if size_bytes == 0 or size_bytes % SECTOR_BYTES:
+        raise AddressError(
+            f"{address.text}: a disk has a multiple of {SECTOR_BYTES} bytes, not {size_bytes}"
+        )
+    return {"capacity_sectors": size_bytes // SECTOR_BYTES}
+
+
+def _usual_features(options: Mapping[str, object], cache: object) -> frozenset[int]:
+    features: set[int] = set(ALWAYS_OFFERED)
+    if options.get("size_max"):
+        features.add(BlockFeature.SIZE_MAX)
+    if options.get("read_only"):
+        features.add(BlockFeature.RO)
+    if cache != "none":
+        features |= {BlockFeature.FLUSH, BlockFeature.CONFIG_WCE}
+    return frozenset(features)
+
+
+def _feature_set(value: object) -> frozenset[int]:
+    return value if isinstance(value, frozenset) else frozenset()
