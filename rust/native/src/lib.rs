@@ -1,1 +1,25 @@
-//! native
+//! The thin PyO3 binding of the Rust core: the extension module `vioblk._native`.
+//!
+//! It converts and checks arguments, and turns errors into exceptions; it decides nothing. Unsafe
+//! code is confined to the buffer protocol in `memory`.
+
+#![deny(unsafe_code)]
+
+mod errors;
+mod memory;
+mod split_queue;
+
+use pyo3::prelude::*;
+
+/// The Rust core of vioblk.
+#[pymodule]
+fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    let profile = if cfg!(debug_assertions) { "debug" } else { "release" };
+    module.add("BUILD_PROFILE", profile)?;
+    module.add_class::<memory::Mapping>()?;
+    module.add_class::<memory::Region>()?;
+    module.add_class::<memory::DmaSpace>()?;
+    module.add_class::<split_queue::SplitLayout>()?;
+    module.add_class::<split_queue::SplitQueue>()?;
+    module.add_function(wrap_pyfunction!(split_queue::split_layout, module)?)
+}

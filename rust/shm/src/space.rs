@@ -195,10 +195,16 @@ impl DmaSpace {
         inner
     }
 
+    /// The region that `handle` names, if it is open.
+    pub fn region(&self, handle: u32) -> Option<Region> {
+        // Two statements: the last reference to a region locks the space when it is dropped.
+        let found = self.lock().region(handle);
+        found.map(Region)
+    }
+
     /// Keep the region that `handle` names from being closed, as long as the pin lives.
     pub fn pin(&self, handle: u32) -> Result<Pin, SpaceError> {
-        let region = self.lock().region(handle).ok_or(SpaceError::Closed)?;
-        Region(region).pin()
+        self.region(handle).ok_or(SpaceError::Closed)?.pin()
     }
 
     /// The open region, as (handle, offset in it), that holds all of these bytes of this process.
@@ -208,7 +214,7 @@ impl DmaSpace {
         let region = state.region(handle)?;
         drop(state);
         let offset = host_address - start;
-        let found = offset.checked_add(length)? <= region.span.len() && !region.is_closed();
+        let found = offset.checked_add(length)? <= region.span.len();
         found.then_some((handle, offset))
     }
 
@@ -266,8 +272,9 @@ impl RegionInner {
     }
 }
 
-impl Drop for RegionInner {
-    fn drop(&mut self) {
+impl RegionInner {
+    /// Give handle and bytes back. Once only: on closing, else when the last user goes.
+    fn release(&self) {
         if let Some(state) = self.space.upgrade() {
             let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
             let index = self.handle & ((1 << INDEX_BITS) - 1);
@@ -282,8 +289,16 @@ impl Drop for RegionInner {
     }
 }
 
-/// Bytes that the device can reach. Cloning shares it; the bytes are given out again when the last
-/// clone and pin have gone.
+impl Drop for RegionInner {
+    fn drop(&mut self) {
+        if !self.is_closed() {
+            self.release();
+        }
+    }
+}
+
+/// Bytes that the device can reach. Cloning shares it; the bytes are given out again when it is
+/// closed, or when the last clone and pin have gone.
 #[derive(Clone, Debug)]
 pub struct Region(Arc<RegionInner>);
 
@@ -328,14 +343,19 @@ impl Region {
         self.0.is_closed()
     }
 
-    /// Refuse all further uses; fails while there are any. Closing twice is fine.
+    /// Refuse all further uses and give the bytes back; fails while there are any. Closing twice
+    /// is fine.
     pub fn close(&self) -> Result<(), SpaceError> {
         match self.0.uses.compare_exchange(0, CLOSED, AcqRel, Acquire) {
-            Err(uses) if uses & CLOSED == 0 => Err(SpaceError::InUse {
+            Ok(_) => {
+                self.0.release();
+                Ok(())
+            }
+            Err(uses) if uses & CLOSED != 0 => Ok(()),
+            Err(uses) => Err(SpaceError::InUse {
                 exports: (uses >> 31 & COUNT_MASK) as u32,
                 in_flight: (uses & COUNT_MASK) as u32,
             }),
-            _ => Ok(()),
         }
     }
 

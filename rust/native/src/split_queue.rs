@@ -1,0 +1,274 @@
+//! `SplitQueue`: the split ring, chain by chain, as Python sees it.
+
+use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PySequence, PyTuple};
+use shm::{Pin, Segment};
+
+use crate::errors;
+use crate::memory::Region;
+
+/// Where the parts of a split ring lie in its region.
+#[pyclass(frozen, module = "vioblk._native")]
+#[derive(Clone, Copy)]
+pub(crate) struct SplitLayout(pub(crate) vring::SplitLayout);
+
+#[pymethods]
+impl SplitLayout {
+    #[getter]
+    fn descriptors_offset(&self) -> usize {
+        self.0.descriptors
+    }
+
+    #[getter]
+    fn available_offset(&self) -> usize {
+        self.0.available
+    }
+
+    #[getter]
+    fn used_offset(&self) -> usize {
+        self.0.used
+    }
+
+    #[getter]
+    fn indirect_offset(&self) -> usize {
+        self.0.indirect
+    }
+
+    #[getter]
+    fn length(&self) -> usize {
+        self.0.length
+    }
+}
+
+pub(crate) fn layout_of(
+    size: i64,
+    legacy_align: Option<i64>,
+    indirect_table_size: i64,
+) -> PyResult<vring::SplitLayout> {
+    // A negative number becomes a large one, which the layout refuses; the message must not show it.
+    let unsigned = |what: &str, number: i64| {
+        usize::try_from(number)
+            .map_err(|_| PyValueError::new_err(format!("{what} {number} is negative")))
+    };
+    let size = unsigned("queue size", size)?;
+    let align = legacy_align.map(|align| unsigned("legacy alignment", align)).transpose()?;
+    let table = unsigned("indirect table size", indirect_table_size)?;
+    vring::SplitLayout::new(size, align, table)
+        .map_err(|error| PyValueError::new_err(error.to_string()))
+}
+
+/// Where the parts of a split ring of `size` descriptors lie.
+#[pyfunction]
+#[pyo3(signature = (size, *, legacy_align=None, indirect_table_size=0))]
+pub(crate) fn split_layout(
+    size: i64,
+    legacy_align: Option<i64>,
+    indirect_table_size: i64,
+) -> PyResult<SplitLayout> {
+    layout_of(size, legacy_align, indirect_table_size).map(SplitLayout)
+}
+
+/// A chain whose segments were checked, with what keeps their regions open.
+#[derive(Default)]
+struct Plan {
+    readable: Vec<Segment>,
+    writable: Vec<Segment>,
+    pins: Vec<Pin>,
+}
+
+impl Plan {
+    fn of(chain: &Bound<'_, PyAny>) -> PyResult<Self> {
+        let (readable, writable): (Bound<'_, PyAny>, Bound<'_, PyAny>) = chain.extract()?;
+        let mut plan = Self::default();
+        plan.readable = plan.segments(&readable)?;
+        plan.writable = plan.segments(&writable)?;
+        Ok(plan)
+    }
+
+    fn segments(&mut self, sequence: &Bound<'_, PyAny>) -> PyResult<Vec<Segment>> {
+        let sequence = sequence.cast::<PySequence>()?;
+        sequence.try_iter()?.map(|segment| self.segment(&segment?)).collect()
+    }
+
+    fn segment(&mut self, segment: &Bound<'_, PyAny>) -> PyResult<Segment> {
+        let tuple = segment.cast::<PyTuple>()?;
+        if tuple.len() != 3 {
+            return Err(PyTypeError::new_err(format!(
+                "a segment is (region, offset, length), not a tuple of {}",
+                tuple.len()
+            )));
+        }
+        let item = tuple.get_item(0)?;
+        let pin = item.cast::<Region>()?.get().pin(segment.py())?;
+        let (offset, length) = (tuple.get_item(1)?, tuple.get_item(2)?);
+        let found = match (offset.extract::<u64>(), length.extract::<u64>()) {
+            (Ok(offset), Ok(length)) => pin.segment(offset, length).ok(),
+            _ => None,
+        };
+        let Some(found) = found else {
+            // Numbers that fit no machine word, too, end in an error that shows them.
+            let (offset, length) = (offset.str()?, length.str()?);
+            return Err(PyValueError::new_err(format!(
+                "segment of {length} bytes at offset {offset} is not inside its region of {} \
+                 bytes, or has not 1 to 4294967295 bytes",
+                pin.region().len()
+            )));
+        };
+        self.pins.push(pin);
+        Ok(found)
+    }
+}
+
+/// The driver's half of a split ring.
+#[pyclass(module = "vioblk._native")]
+pub(crate) struct SplitQueue {
+    ring: vring::SplitQueue,
+    /// By head: what the device may be using.
+    pins: Vec<Vec<Pin>>,
+}
+
+impl SplitQueue {
+    fn push_plan(&mut self, py: Python<'_>, plan: Plan) -> PyResult<u16> {
+        let head = self.ring.push(&plan.readable, &plan.writable);
+        let head = head.map_err(|error| errors::of_push(py, error))?;
+        self.pins[usize::from(head)] = plan.pins;
+        Ok(head)
+    }
+}
+
+#[pymethods]
+impl SplitQueue {
+    #[new]
+    #[pyo3(signature = (
+        region, size, *, legacy_align=None, indirect_table_size=0, event_idx=false, strict=false
+    ))]
+    fn new(
+        region: &Bound<'_, Region>,
+        size: i64,
+        legacy_align: Option<i64>,
+        indirect_table_size: i64,
+        event_idx: bool,
+        strict: bool,
+    ) -> PyResult<Self> {
+        let layout = layout_of(size, legacy_align, indirect_table_size)?;
+        let pin = region.get().pin(region.py())?;
+        let ring = vring::SplitQueue::new(pin, layout, vring::SplitOptions { event_idx, strict })
+            .map_err(|error| PyValueError::new_err(error.to_string()))?;
+        let pins = (0..layout.size).map(|_| Vec::new()).collect();
+        Ok(Self { ring, pins })
+    }
+
+    #[getter]
+    fn size(&self) -> u16 {
+        self.ring.layout().size
+    }
+
+    #[getter]
+    fn layout(&self) -> SplitLayout {
+        SplitLayout(*self.ring.layout())
+    }
+
+    #[getter]
+    fn free_count(&self) -> u16 {
+        self.ring.free_count()
+    }
+
+    #[getter]
+    fn outstanding_count(&self) -> u16 {
+        self.ring.outstanding_count()
+    }
+
+    #[getter]
+    fn clamped_count(&self) -> u64 {
+        self.ring.clamped_count()
+    }
+
+    #[getter]
+    fn broken(&self) -> Option<String> {
+        self.ring.broken().map(|broken| broken.to_string())
+    }
+
+    #[pyo3(signature = (chain, /))]
+    fn push(&mut self, py: Python<'_>, chain: &Bound<'_, PyAny>) -> PyResult<u16> {
+        if let Some(broken) = self.ring.broken() {
+            return Err(errors::of_broken(py, broken));
+        }
+        self.push_plan(py, Plan::of(chain)?)
+    }
+
+    #[pyo3(signature = (chains, /))]
+    fn push_many(&mut self, py: Python<'_>, chains: &Bound<'_, PySequence>) -> PyResult<Vec<u16>> {
+        if let Some(broken) = self.ring.broken() {
+            return Err(errors::of_broken(py, broken));
+        }
+        let mut plans = Vec::with_capacity(chains.len()?);
+        for chain in chains.try_iter()? {
+            let plan = Plan::of(&chain?)?;
+            self.ring
+                .validate(&plan.readable, &plan.writable)
+                .map_err(|error| errors::of_push(py, error))?;
+            plans.push(plan);
+        }
+        let mut heads = Vec::with_capacity(plans.len());
+        for plan in plans {
+            match self.ring.push(&plan.readable, &plan.writable) {
+                Ok(head) => {
+                    self.pins[usize::from(head)] = plan.pins;
+                    heads.push(head);
+                }
+                Err(vring::PushError::Full { .. }) => break,
+                Err(error) => return Err(errors::of_push(py, error)),
+            }
+        }
+        Ok(heads)
+    }
+
+    fn withdraw(&mut self) -> Vec<u16> {
+        let mut heads = Vec::new();
+        self.ring.withdraw(|head| heads.push(head));
+        for &head in &heads {
+            self.pins[usize::from(head)].clear();
+        }
+        heads
+    }
+
+    fn publish(&mut self, py: Python<'_>) -> PyResult<bool> {
+        self.ring.publish().map_err(|broken| errors::of_broken(py, broken))
+    }
+
+    #[pyo3(signature = (limit=None))]
+    fn reap<'py>(
+        &mut self,
+        py: Python<'py>,
+        limit: Option<i64>,
+    ) -> PyResult<Vec<Bound<'py, PyAny>>> {
+        let limit = limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(0));
+        let mut used = Vec::new();
+        let (ring, pins) = (&mut self.ring, &mut self.pins);
+        ring.reap(limit, |completion| {
+            pins[usize::from(completion.head)].clear();
+            used.push(completion);
+        })
+        .map_err(|broken| errors::of_broken(py, broken))?;
+        let class = py.import("vioblk.ring")?.getattr("Completion")?;
+        used.iter().map(|used| class.call1((used.head, used.written))).collect()
+    }
+
+    fn arm(&mut self, py: Python<'_>) -> PyResult<bool> {
+        self.ring.arm().map_err(|broken| errors::of_broken(py, broken))
+    }
+
+    fn disarm(&mut self) {
+        self.ring.disarm();
+    }
+
+    fn reclaim(&mut self) -> Vec<u16> {
+        let mut heads = Vec::new();
+        self.ring.reclaim(|head| heads.push(head));
+        for pins in &mut self.pins {
+            pins.clear();
+        }
+        heads
+    }
+}
