@@ -33,6 +33,8 @@ RUST_SOURCES := Cargo.toml Cargo.lock $(shell find rust -name '*.rs' -o -name Ca
 # What the tests run that pip and cargo do not bring.
 TEST_TOOLS := qemu-storage-daemon qemu-img qemu-io mke2fs debugfs git
 TEST_PACKAGES := qemu-utils e2fsprogs git
+# Where qemu-utils does not bring the storage daemon, this does.
+DAEMON_PACKAGE := qemu-system-common
 
 .PHONY: run
 run: $(STAMPS)/extension
@@ -100,14 +102,16 @@ bench: $(STAMPS)/dev $(STAMPS)/extension
 soak: test-tools $(STAMPS)/dev $(STAMPS)/extension
 	@cargo test --locked --release --package vioblk-tests -- --ignored soak --nocapture
 
+DIST ?= dist
+
 .PHONY: wheel
 wheel: $(STAMPS)/dev
-	@rm -rf dist
-	$(BIN)/maturin sdist --quiet --out dist
-	$(BIN)/python -m ziglang version >/dev/null
-	$(BIN)/maturin build --quiet --locked --release --zig --compatibility manylinux_2_28 --out dist
-	$(BIN)/python -m tests.packaging.check_wheel dist/*.whl
-	ls -l dist
+	@rm -f $(DIST)/vioblk-*
+	$(BIN)/maturin sdist --quiet --out $(DIST)
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/maturin build --quiet --locked --release \
+		--zig --compatibility manylinux_2_28 --out $(DIST)
+	$(BIN)/python -m tests.packaging.check_wheel $(DIST)/vioblk-*.whl
+	ls $(DIST)
 
 .PHONY: clean
 clean:
@@ -158,13 +162,14 @@ lint-tools:
 test-tools:
 	@missing() { for tool in $(TEST_TOOLS); do command -v $$tool >/dev/null || echo $$tool; done; }
 	[ -n "$$(missing)" ] || exit 0
-	install="apt-get install --yes --no-install-recommends $(TEST_PACKAGES)"
+	install() { apt-get install --yes --quiet=2 --no-install-recommends "$$@" >/dev/null; }
 	if [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
-		echo "The tests need" $$(missing)". Install them, on Debian with:" >&2
-		echo "  sudo $$install" >&2
+		echo "The tests need" $$(missing)". Install them; on Debian with:" >&2
+		echo "  sudo apt-get install $(TEST_PACKAGES)" >&2
 		exit 1
 	fi
 	export DEBIAN_FRONTEND=noninteractive
 	apt-get update --quiet=2
-	$$install --quiet=2 >/dev/null
-	[ -z "$$(missing)" ] || { echo "still missing after '$$install':" $$(missing) >&2; exit 1; }
+	install $(TEST_PACKAGES)
+	command -v qemu-storage-daemon >/dev/null || install $(DAEMON_PACKAGE)
+	[ -z "$$(missing)" ] || { echo "apt-get did not bring" $$(missing) >&2; exit 1; }
