@@ -19,7 +19,8 @@ class RequestQueue(Protocol):
         """Descriptors in the ring."""
 
     @property
-    def layout(self) -> RingLayout: ...
+    def layout(self) -> RingLayout:
+        """Where the parts of the ring lie in its region."""
 
     @property
     def depth(self) -> int:
@@ -38,7 +39,8 @@ class RequestQueue(Protocol):
         """How often the device was notified."""
 
     @property
-    def limits(self) -> BlockLimits: ...
+    def limits(self) -> BlockLimits:
+        """What every record is held to; it can be set again when the disk changes."""
 
     @limits.setter
     def limits(self, limits: BlockLimits, /) -> None: ...
@@ -64,9 +66,7 @@ class RequestQueue(Protocol):
         Raises QueueBroken or DeviceGoneError, but only after every good completion was handed out.
         """
 
-    def execute(
-        self, requests: Buffer, statuses: Buffer, timeout_s: float | None = None
-    ) -> None:
+    def execute(self, requests: Buffer, statuses: Buffer, timeout_s: float | None = None) -> None:
         """Run a whole batch at full depth and wait for it.
 
         `statuses`: one writable byte per record; a record that did not complete keeps

@@ -1,0 +1,1 @@
+"""The block device: configuration, limits, requests, and the disk that people use."""

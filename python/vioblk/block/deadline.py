@@ -1,0 +1,19 @@
+"""One bound for a call that waits several times."""
+
+import time
+
+
+class Deadline:
+    """`timeout_s` seconds from now."""
+
+    __slots__ = ("_until", "timeout_s")
+
+    def __init__(self, timeout_s: float) -> None:
+        if not timeout_s > 0:
+            raise ValueError(f"timeout_s must be more than 0, not {timeout_s}; it bounds waits")
+        self.timeout_s = timeout_s
+        self._until = time.monotonic() + timeout_s
+
+    def remaining_s(self) -> float:
+        """What is left of it, never negative."""
+        return max(0.0, self._until - time.monotonic())

@@ -1,0 +1,425 @@
+"""The disk: byte offsets in, requests out."""
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from operator import index
+from types import TracebackType
+from typing import Final, Self
+
+from vioblk._native import Region
+from vioblk.block.check import check_range, check_supported, check_writable
+from vioblk.block.config import WRITEBACK, BlockConfig, Geometry, Topology
+from vioblk.block.driver import BlockDriver, QueueOptions
+from vioblk.block.gate import Gate
+from vioblk.block.info import DiskInfo, QueueInfo
+from vioblk.block.limits import DiskLimits
+from vioblk.block.queue import RequestQueue
+from vioblk.block.request import SECTOR_BYTES, UNMAP, RequestStatus, RequestType
+from vioblk.block.transfer import Transfers
+from vioblk.compat import Buffer
+from vioblk.device import VirtioDevice
+from vioblk.errors import (
+    DiskBusyError,
+    ProtocolError,
+    RequestFailedError,
+    UnsupportedError,
+)
+from vioblk.features import BlockFeature
+from vioblk.transport.base import Transport
+
+DEFAULT_TIMEOUT_S: Final = 30.0
+"""How long a batch of requests may take."""
+
+INITIALIZE_TIMEOUT_S: Final = 5.0
+"""How long the device may take over a reset."""
+
+CLOSED: Final = "the disk has been closed; open it again"
+
+
+class BlockDevice:
+    """An open virtio block device. A context manager, which drains and closes at the end.
+
+    Offsets and lengths are in bytes and multiples of 512. Any number of threads may use it at
+    once. No call waits for ever: each batch of at most 256 requests that a call is split into
+    must complete within `timeout_s` (30 s unless `open` was told otherwise), else the call raises
+    RequestTimeoutError.
+
+    Beside what each method says, all of them raise StateError after `close`, ForkedError in a
+    child process, and those that reach the device QueueBroken (it broke the rules of the ring:
+    `reset`), DeviceGoneError (it has gone, or the disk was reset meanwhile), RequestTimeoutError,
+    and RequestFailedError (it answered with an error).
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        *,
+        queues: QueueOptions | None = None,
+        force_on: frozenset[int] = frozenset(),
+        force_off: frozenset[int] = frozenset(),
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        on_config_change: Callable[[BlockConfig], None] | None = None,
+    ) -> None:
+        """Take `transport` over, and bring the device to life; see `vioblk.open`."""
+        if not timeout_s > 0:
+            raise ValueError(f"timeout_s must be more than 0, not {timeout_s}; it bounds each wait")
+        self._gate = Gate()
+        self._admin = threading.RLock()
+        self._force_on, self._force_off = force_on, force_off
+        self._address, self._transport_name = transport.address, transport.name
+        self._driver = BlockDriver(queues or QueueOptions(), self._gate)
+        self._driver.on_config_change = on_config_change
+        self._device = VirtioDevice(transport)
+        self._transfers = Transfers(self._driver, self._device.memory, timeout_s)
+        try:
+            self._initialize(INITIALIZE_TIMEOUT_S)
+        except BaseException:
+            self._device.close()
+            raise
+        self._gate.open()
+
+    # Data
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Read `length` bytes at `offset`.
+
+        Raises ZeroLengthError, UnalignedError, BeyondEndError, RequestFailedError.
+        """
+        offset, length = index(offset), index(length)
+        with self._gate:
+            check_range("read", offset, length, self._capacity())
+            return self._transfers.read_bytes(offset, length)
+
+    def readinto(self, offset: int, buffer: Buffer) -> int:
+        """Fill `buffer` from `offset` on, and return its length in bytes.
+
+        The device writes straight into a buffer that lies in a region of `alloc`; any other is
+        filled through a bounce buffer. If the call raises, the buffer may be partly filled, and
+        after RequestTimeoutError or KeyboardInterrupt the device may still write to the region,
+        which then cannot be closed. Raises as `read`, TypeError for a buffer that is read-only
+        or not contiguous.
+        """
+        with memoryview(buffer) as whole, whole.cast("B") as view, self._gate:
+            if view.readonly:
+                raise TypeError("readinto() needs a writable buffer; this one is read-only")
+            check_range("read", index(offset), len(view), self._capacity())
+            self._transfers.move(RequestType.IN, index(offset), view)
+            return len(view)
+
+    def write(self, offset: int, data: Buffer) -> int:
+        """Write all of `data` at `offset`, and return its length in bytes.
+
+        The device reads straight from data that lies in a region of `alloc`. It is on stable
+        storage only after a `flush` that began when the write had returned. Raises as `read`, and
+        ReadOnlyError; if the device fails a part of a long write, other parts may be written.
+        """
+        with memoryview(data) as whole, whole.cast("B") as view, self._gate:
+            check_writable("write", read_only=self._driver.features.read_only)
+            check_range("write", index(offset), len(view), self._capacity())
+            self._transfers.move(RequestType.OUT, index(offset), view)
+            return len(view)
+
+    def flush(self) -> None:
+        """Put everything that was written before on stable storage (VIRTIO 1.4, 5.2.6.2).
+
+        A flush request is always sent where FLUSH was negotiated, whatever `writeback` reads.
+        Where neither FLUSH nor CONFIG_WCE was, each write was stable when it returned, and there
+        is nothing to do. Raises UnsupportedError if only CONFIG_WCE was.
+        """
+        with self._gate:
+            if self._driver.features.flush:
+                self._transfers.flush()
+            elif self._device.has(BlockFeature.CONFIG_WCE):
+                raise UnsupportedError(
+                    "flush: the cache may be volatile, but FLUSH was not negotiated; open the "
+                    "disk without forcing flush off"
+                )
+
+    def discard(self, offset: int, length: int) -> None:
+        """Tell the device that a range is not needed; what it reads as afterwards is unknown.
+
+        Raises UnsupportedError without DISCARD, and as `write`.
+        """
+        self._erase(RequestType.DISCARD, "discard", index(offset), index(length), 0)
+
+    def write_zeroes(self, offset: int, length: int, unmap: bool = False) -> None:
+        """Make a range read as zeroes. With `unmap` the device may deallocate it.
+
+        Raises UnsupportedError without WRITE_ZEROES, and as `write`.
+        """
+        flags = UNMAP if unmap else 0
+        self._erase(RequestType.WRITE_ZEROES, "write_zeroes", index(offset), index(length), flags)
+
+    def _erase(self, kind: RequestType, name: str, offset: int, length: int, flags: int) -> None:
+        with self._gate:
+            limits = self._driver.limits
+            discard = kind is RequestType.DISCARD
+            check_writable(name, read_only=self._driver.features.read_only)
+            check_supported(name, limits.discard_bytes if discard else limits.write_zeroes_bytes)
+            check_range(name, offset, length, self._capacity())
+            self._transfers.erase(kind, offset, length, flags)
+
+    # Batches
+
+    def alloc(self, nbytes: int) -> Region:
+        """`nbytes` of zeroed memory that the device can reach: a writable buffer, page-aligned.
+
+        Close it (or use it as a context manager) to give it back. Raises ValueError, MemoryError.
+        """
+        with self._gate:
+            return self._device.memory.alloc(index(nbytes))
+
+    def execute(self, requests: Buffer, statuses: Buffer, timeout_s: float | None = None) -> None:
+        """Run a batch of request records (`vioblk.block.request`) at full depth, on one queue.
+
+        `statuses`: one writable byte per record; what the device answered is the caller's to
+        look at. Nothing is split. Raises as `RequestQueue.execute`.
+        """
+        with self._gate:
+            bound_s = self.timeout_s if timeout_s is None else timeout_s
+            self._transfers.next_queue().execute(requests, statuses, bound_s)
+
+    def submit_many(self, requests: Buffer, queue: int = 0) -> int:
+        """Submit request records to one queue; how many were accepted from the front.
+
+        Raises as `RequestQueue.submit_many`, ValueError if there is no such queue.
+        """
+        with self._gate:
+            return self._queue(queue).submit_many(requests)
+
+    def reap_many(self, out: Buffer, queue: int = 0) -> int:
+        """Fill `out` with completion records of one queue; how many were filled. Never waits.
+
+        Raises as `RequestQueue.reap_many`, ValueError if there is no such queue.
+        """
+        with self._gate:
+            return self._queue(queue).reap_many(out)
+
+    def wait(self, timeout_s: float | None = None, queue: int = 0) -> bool:
+        """Wait until `reap_many` has something to hand out; False after `timeout_s`."""
+        with self._gate:
+            return self._queue(queue).wait(self.timeout_s if timeout_s is None else timeout_s)
+
+    def _queue(self, number: int) -> RequestQueue:
+        queues = self._driver.queues
+        if not 0 <= number < len(queues):
+            raise ValueError(f"there is no queue {number}: this disk uses {len(queues)}")
+        return queues[number]
+
+    # What it is
+
+    @property
+    def capacity_bytes(self) -> int:
+        """Size of the disk; follows the device's configuration changes."""
+        with self._gate:
+            return self._capacity()
+
+    @property
+    def read_only(self) -> bool:
+        """Whether the device offers RO, and so fails everything that writes."""
+        with self._gate:
+            return self._driver.features.read_only
+
+    @property
+    def block_size(self) -> int:
+        """Bytes in a logical block: 512, or what BLK_SIZE says. Offsets need only 512."""
+        with self._gate:
+            return self._driver.config.logical_block_bytes
+
+    @property
+    def geometry(self) -> Geometry | None:
+        """Cylinders, heads and sectors; None without GEOMETRY."""
+        with self._gate:
+            return self._driver.config.geometry
+
+    @property
+    def topology(self) -> Topology | None:
+        """Physical block and preferred sizes; None without TOPOLOGY."""
+        with self._gate:
+            return self._driver.config.topology
+
+    @property
+    def limits(self) -> DiskLimits:
+        """What one request may ask for; longer calls are split along it."""
+        with self._gate:
+            return self._driver.limits
+
+    @property
+    def config(self) -> BlockConfig:
+        """The device's configuration, as of the start or the last change."""
+        with self._gate:
+            return self._driver.config
+
+    @property
+    def serial(self) -> str:
+        """What the device calls itself, up to 20 characters; empty if it has no name.
+
+        Asks the device (VIRTIO 1.4, 5.2.6, GET_ID). Bytes that are not ASCII come as escapes.
+        """
+        with self._gate:
+            return self._serial()
+
+    @property
+    def writeback(self) -> bool:
+        """Whether the cache is volatile, so that only `flush` makes writes stable.
+
+        With CONFIG_WCE it is asked of the device each time. Without it, a device that has FLUSH
+        is presumed to have a volatile cache, and any other has none (VIRTIO 1.4, 5.2.5.2).
+
+        It can be set with CONFIG_WCE, else UnsupportedError. Setting it to False does not make
+        earlier writes stable: flush. Raises ProtocolError if the device does not do as told.
+        """
+        with self._gate:
+            return self._writeback()
+
+    @writeback.setter
+    def writeback(self, value: bool) -> None:
+        with self._gate:
+            self._device.write_config(WRITEBACK, int(value))
+            if self._writeback() != value:
+                raise ProtocolError(
+                    f"the device was told writeback={int(value)} and still says "
+                    f"{int(not value)}; its cache can be set only elsewhere"
+                )
+
+    @property
+    def info(self) -> DiskInfo:
+        """All that is known of the disk, as one snapshot."""
+        with self._gate:
+            driver, negotiation = self._driver, self._device.negotiation
+            return DiskInfo(
+                address=self._address,
+                transport=self._transport_name,
+                ring=driver.options.ring,
+                serial=self._serial(),
+                capacity_bytes=self._capacity(),
+                block_size=driver.config.logical_block_bytes,
+                read_only=driver.features.read_only,
+                writeback=self._writeback(),
+                timeout_s=self.timeout_s,
+                offered=self._device.offered,
+                accepted=self._device.accepted,
+                features=negotiation.decisions if negotiation else (),
+                config=driver.config,
+                limits=driver.limits,
+                queues=tuple(_queue_info(*each) for each in enumerate(driver.queues)),
+            )
+
+    @property
+    def device(self) -> VirtioDevice:
+        """The virtio device underneath: states, features, configuration, the transport."""
+        return self._device
+
+    @property
+    def timeout_s(self) -> float:
+        """How long a batch of requests may take."""
+        return self._transfers.timeout_s
+
+    def _capacity(self) -> int:
+        return self._driver.config.capacity_sectors * SECTOR_BYTES
+
+    def _serial(self) -> str:
+        try:
+            raw = self._transfers.read_id()
+        except RequestFailedError as error:
+            if error.status == RequestStatus.UNSUPP:
+                return ""
+            raise
+        return raw.partition(b"\0")[0].decode("ascii", "backslashreplace")
+
+    def _writeback(self) -> bool:
+        if self._device.has(BlockFeature.CONFIG_WCE):
+            return self._device.read_config(WRITEBACK) != 0
+        return self._driver.features.flush
+
+    # Life
+
+    def _initialize(self, timeout_s: float) -> None:
+        self._device.initialize(
+            self._driver,
+            force_on=self._force_on,
+            force_off=self._force_off,
+            timeout_s=timeout_s,
+        )
+
+    def reset(self, timeout_s: float = INITIALIZE_TIMEOUT_S) -> Mapping[int, Sequence[int]]:
+        """Reset the device and bring it back to life; what was in flight is lost.
+
+        Whoever waits for a request gets DeviceGoneError. Returns, for each queue index, the tokens
+        of submitted requests that never completed. Raises ResetTimeoutError, TransportError,
+        NegotiationError; then the disk can only be reset again or closed.
+        """
+        self._gate.check_process()
+        with self._admin:
+            self._gate.shut("the disk is being reset; wait until reset() has returned")
+            self._driver.abort("the disk was reset")
+            self._gate.wait_empty(timeout_s)
+            try:
+                self._device.reset(timeout_s)
+                lost = self._driver.lost
+                self._initialize(timeout_s)
+            except BaseException as error:
+                self._gate.shut(f"the last reset failed ({error}); reset or close the disk")
+                raise
+            self._gate.open()
+            return lost
+
+    def close(self, *, drain: bool = True, timeout_s: float | None = None) -> None:
+        """Stop the device and let go of it. Idempotent.
+
+        Waits for what is in flight, at most `timeout_s` (as for requests if None); completions
+        that nobody reaped are dropped. With `drain` false, raises DiskBusyError if anything is in
+        flight, and the disk stays open. Raises RequestTimeoutError if requests did not complete in
+        time, ResetTimeoutError if the device did not confirm its reset; the disk is closed all
+        the same.
+        """
+        self._gate.check_process()
+        with self._admin:
+            if not drain:
+                self._refuse_busy()
+            self._gate.shut(CLOSED)
+            try:
+                self._device.close(timeout_s=self.timeout_s if timeout_s is None else timeout_s)
+            finally:
+                self._gate.shut(CLOSED)
+                self._transfers.pool.close()
+
+    def _refuse_busy(self) -> None:
+        was_open = self._gate.refusal is None
+        if not self._gate.shut_if_empty(CLOSED):
+            raise DiskBusyError(
+                f"{self._gate.inside} calls are using the disk; wait for them, or close(drain=True)"
+            )
+        in_flight = self._device.in_flight
+        if in_flight:
+            if was_open:
+                self._gate.open()
+            raise DiskBusyError(
+                f"{in_flight} requests are in flight or not reaped; reap them, or close(drain=True)"
+            )
+
+    def __enter__(self) -> Self:
+        self._gate.check_process()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<BlockDevice {self._address}: {self._gate.refusal or 'open'}>"
+
+
+def _queue_info(number: int, queue: RequestQueue) -> QueueInfo:
+    return QueueInfo(
+        index=number,
+        size=queue.size,
+        depth=queue.depth,
+        in_flight=queue.in_flight,
+        kick_count=queue.kick_count,
+        broken=queue.broken,
+    )

@@ -1,0 +1,228 @@
+"""The driver of block devices: what it accepts, which queues it makes, what it reads."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+
+from vioblk._native import BlockLimits, BlockQueue
+from vioblk.block.config import BlockConfig, read_block_config
+from vioblk.block.deadline import Deadline
+from vioblk.block.gate import Gate
+from vioblk.block.limits import DiskLimits, RequestFeatures, disk_limits, queue_limits
+from vioblk.block.queue import RequestQueue
+from vioblk.block.request import COMPLETION_RECORD
+from vioblk.device import VirtioDevice
+from vioblk.driver import QueueHandle, QueueParts
+from vioblk.errors import VioblkError
+from vioblk.features import BLOCK_DEVICE_TYPE, RING, BlockFeature, Feature, FeatureSet, Wish
+
+if TYPE_CHECKING:
+    from vioblk.block.reference_queue import ReferenceBlockQueue
+
+RingName: TypeAlias = Literal["native", "reference"]
+
+DEFAULT_RING_SIZE: Final = 256
+"""Descriptors, or as many as the device allows."""
+
+WANTED: Final = frozenset(
+    {
+        BlockFeature.SIZE_MAX,
+        BlockFeature.SEG_MAX,
+        BlockFeature.GEOMETRY,
+        BlockFeature.RO,
+        BlockFeature.BLK_SIZE,
+        BlockFeature.FLUSH,
+        BlockFeature.TOPOLOGY,
+        BlockFeature.CONFIG_WCE,
+        BlockFeature.MQ,
+        BlockFeature.DISCARD,
+        BlockFeature.WRITE_ZEROES,
+    }
+)
+"""Accepted where offered. None of them is required."""
+
+DECLINED: Final[Mapping[int, str]] = {
+    BlockFeature.BARRIER: "barriers are of the legacy interface; flushes do their work",
+    BlockFeature.SCSI: "SCSI commands are of the legacy interface",
+    BlockFeature.LIFETIME: "this driver does not ask for wear yet",
+    BlockFeature.SECURE_ERASE: "this driver does not erase securely yet",
+    BlockFeature.ZONED: "this driver does not manage zones yet",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class QueueOptions:
+    """How the queues are to be made."""
+
+    ring: RingName = "native"
+    queue_count: int | None = None
+    """None: as many as the device has, but not more than this machine has processors."""
+    ring_size: int | None = None
+    """Descriptors in each, a power of two; None: DEFAULT_RING_SIZE or what the device allows."""
+    strict: bool = False
+    """A used length that is too large breaks the queue instead of being clamped."""
+
+    def __post_init__(self) -> None:
+        if self.ring not in ("native", "reference"):
+            raise ValueError(f"ring must be 'native' or 'reference', not {self.ring!r}")
+        for name in ("queue_count", "ring_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be 1 or more, not {value}")
+
+
+class BlockDriver:
+    """Drives one block device for one disk. The device object calls it (see `vioblk.device`)."""
+
+    name = "virtio-blk"
+    device_type = BLOCK_DEVICE_TYPE
+
+    config: BlockConfig
+    """As last read: at the start and after each change."""
+    features: RequestFeatures
+    limits: DiskLimits
+
+    def __init__(self, options: QueueOptions, gate: Gate) -> None:
+        self.options = options
+        self.gate = gate
+        self.queues: tuple[RequestQueue, ...] = ()
+        self.on_config_change: Callable[[BlockConfig], None] | None = None
+        self.lost: Mapping[int, Sequence[int]] = {}
+        self._handles: list[QueueHandle[RequestQueue]] = []
+
+    def wish(self, offered: FeatureSet) -> Wish:
+        """What the driver accepts where it is offered; it requires nothing.
+
+        CONFIG_WCE is of use only with FLUSH: a cache that can be volatile must be flushable.
+        """
+        wanted, declined = WANTED, dict(DECLINED)
+        if BlockFeature.FLUSH not in offered:
+            wanted -= {BlockFeature.CONFIG_WCE}
+            declined[BlockFeature.CONFIG_WCE] = "without FLUSH a volatile cache cannot be flushed"
+        return Wish(wanted=wanted, ring_features=self._ring_features(), declined=declined)
+
+    def check(self, device: VirtioDevice) -> None:
+        """Nothing to object to: each feature can be done without."""
+
+    def start(self, device: VirtioDevice) -> None:
+        """Read the configuration and ask for the queues.
+
+        Raises NegotiationError if the device cannot take a request of one sector, ValueError for
+        more queues or larger ones than it has.
+        """
+        self.config = read_block_config(device)
+        self.features = RequestFeatures.of(device.offered, device.accepted)
+        count = self._queue_count(device)
+        size = self._ring_size(device, count)
+        self.limits = disk_limits(self.config, size)
+        self._handles = [
+            device.add_queue(index, size, self._build, indirect_table_size=self.limits.descriptors)
+            for index in range(count)
+        ]
+
+    def live(self, device: VirtioDevice) -> None:
+        """Take the queues into use."""
+        self.queues = tuple(handle.queue for handle in self._handles)
+
+    def config_changed(self, device: VirtioDevice) -> None:
+        """Read the configuration again: the capacity may be another (VIRTIO 1.4, 5.2.6)."""
+        self.refresh(device)
+        if self.on_config_change is not None:
+            self.on_config_change(self.config)
+
+    def refresh(self, device: VirtioDevice) -> BlockConfig:
+        """Read the configuration now, and hold requests to it."""
+        self.config = read_block_config(device)
+        for queue in self.queues:
+            queue.limits = self.queue_limits()
+        return self.config
+
+    def queue_limits(self) -> BlockLimits:
+        """What the queues hold every record to."""
+        return queue_limits(self.limits, self.config, self.features)
+
+    def drain(self, device: VirtioDevice, timeout_s: float) -> bool:
+        """Let nobody in, and wait until every request has completed; whether all have."""
+        deadline = Deadline(max(timeout_s, 1e-3))
+        self.gate.shut("the disk is being closed")
+        if not self.gate.wait_empty(deadline.remaining_s()):
+            return False
+        return all(_drain_queue(queue, deadline) for queue in self.queues)
+
+    def stopped(self, device: VirtioDevice, lost: Mapping[int, Sequence[int]]) -> None:
+        """The queues are no more."""
+        self.queues = ()
+        self._handles = []
+        self.lost = lost
+
+    def abort(self, reason: str) -> None:
+        """Send everybody who waits for a request away with DeviceGoneError(reason)."""
+        for queue in self.queues:
+            queue.abort(reason)
+
+    def _ring_features(self) -> frozenset[int]:
+        # Python has no fence between publishing an index and reading the device's event word.
+        return RING - {Feature.EVENT_IDX} if self.options.ring == "reference" else RING
+
+    def _queue_count(self, device: VirtioDevice) -> int:
+        most = min(self.config.num_queues or 1, device.queue_count())
+        asked = self.options.queue_count
+        if asked is None:
+            return max(1, min(most, os.cpu_count() or 1))
+        if asked > most:
+            raise ValueError(
+                f"queue_count is {asked}, but the device has only {most}; ask for fewer"
+            )
+        return asked
+
+    def _ring_size(self, device: VirtioDevice, count: int) -> int:
+        most = min(device.queue_size_max(index) for index in range(count))
+        asked = self.options.ring_size
+        if asked is None:
+            fits = max(1, min(most, DEFAULT_RING_SIZE))
+            return 1 << (fits.bit_length() - 1)
+        if asked > most or asked & (asked - 1):
+            raise ValueError(f"ring_size is {asked}; ask for a power of two up to {most}")
+        return asked
+
+    def _build(self, parts: QueueParts) -> RequestQueue:
+        make = _queue_class(self.options.ring)
+        return make(
+            parts.space,
+            parts.ring,
+            parts.memory.alloc(make.slots_length(parts.size)),
+            parts.size,
+            self.queue_limits(),
+            legacy_align=parts.legacy_align,
+            indirect_table_size=parts.indirect_table_size,
+            event_idx=parts.event_idx,
+            strict=self.options.strict,
+            kick_fd=parts.wires.kick_fd,
+            interrupt_fd=parts.wires.interrupt_fd,
+            hangup_fd=parts.hangup_fd,
+        )
+
+
+def _queue_class(ring: RingName) -> "type[BlockQueue] | type[ReferenceBlockQueue]":
+    if ring == "native":
+        return BlockQueue
+    # Loaded only by those who ask for it.
+    from vioblk.block.reference_queue import ReferenceBlockQueue
+
+    return ReferenceBlockQueue
+
+
+def _drain_queue(queue: RequestQueue, deadline: Deadline) -> bool:
+    """Wait until nothing is in flight. Completions that nobody reaped are dropped."""
+    scratch = bytearray(COMPLETION_RECORD.size * queue.size)
+    try:
+        while queue.in_flight:
+            if not deadline.remaining_s():
+                return False
+            # In short waits: a request that was given up completes without being handed out.
+            queue.wait(min(deadline.remaining_s(), 0.1))
+            queue.reap_many(scratch)
+    except VioblkError:
+        return False  # a broken queue, or a device that has gone, completes nothing more
+    return True

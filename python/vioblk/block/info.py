@@ -1,0 +1,75 @@
+"""Everything that is known of an open disk, as a typed value."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+from vioblk.block.config import BlockConfig
+from vioblk.block.limits import DiskLimits
+from vioblk.features import Decision, FeatureSet
+
+
+@dataclass(frozen=True, slots=True)
+class QueueInfo:
+    """One request queue."""
+
+    index: int
+    size: int
+    """Descriptors in the ring."""
+    depth: int
+    """Requests of the longest shape that are sure to fit at once."""
+    in_flight: int
+    kick_count: int
+    """How often the device was notified."""
+    broken: str | None
+    """Why it can no longer be used until a reset."""
+
+
+@dataclass(frozen=True, slots=True)
+class DiskInfo:
+    """A snapshot of a disk: what it is, and what was negotiated."""
+
+    address: str
+    transport: str
+    """How it is reached: "software", "vhost-user"."""
+    ring: str
+    """"native" or "reference"."""
+    serial: str
+    capacity_bytes: int
+    block_size: int
+    """Bytes in a logical block."""
+    read_only: bool
+    writeback: bool
+    """Whether the cache is, or must be presumed to be, volatile."""
+    timeout_s: float
+    offered: FeatureSet
+    accepted: FeatureSet
+    features: tuple[Decision, ...]
+    """What became of each offered feature, and why, in the order of the bits."""
+    config: BlockConfig
+    limits: DiskLimits
+    queues: tuple[QueueInfo, ...]
+
+    def as_dict(self) -> Mapping[str, object]:
+        """The same in plain dicts, lists, strings and numbers, as JSON takes them."""
+        plain: dict[str, object] = {
+            name: getattr(self, name)
+            for name in (
+                "address", "transport", "ring", "serial", "capacity_bytes", "block_size",
+                "read_only", "writeback", "timeout_s",
+            )
+        }  # fmt: skip
+        plain["offered"] = list(self.offered.names)
+        plain["accepted"] = list(self.accepted.names)
+        plain["features"] = [
+            {
+                "bit": decision.bit,
+                "name": decision.name,
+                "verdict": decision.verdict.name.lower(),
+                "reason": decision.reason,
+            }
+            for decision in self.features
+        ]
+        plain["config"] = asdict(self.config)
+        plain["limits"] = asdict(self.limits)
+        plain["queues"] = [asdict(queue) for queue in self.queues]
+        return plain

@@ -1,0 +1,135 @@
+"""Moving data: zero copy where the buffer is DMA memory, through bounce buffers elsewhere."""
+
+import itertools
+from typing import Final
+
+from vioblk.block.batch import check_statuses, pieces, range_batch, transfer_batch
+from vioblk.block.bounce import MAX_CHUNKS_PER_CALL, BouncePool, Chunk
+from vioblk.block.deadline import Deadline
+from vioblk.block.driver import BlockDriver
+from vioblk.block.queue import RequestQueue
+from vioblk.block.request import (
+    ID_BYTES,
+    REQUEST_RECORD,
+    STATUS_PENDING,
+    RequestType,
+)
+from vioblk.memory import DmaMemory
+
+MAX_BATCH_REQUESTS: Final = 256
+"""Longer calls are several batches, so that `timeout_s` bounds a batch and not the whole of a
+call that may take long because it asks for much."""
+
+
+class Transfers:
+    """Splits calls into requests and runs them, a batch at a time. Thread-safe."""
+
+    def __init__(self, driver: BlockDriver, memory: DmaMemory, timeout_s: float) -> None:
+        self.timeout_s = timeout_s
+        self.pool = BouncePool(memory.alloc)
+        self._driver = driver
+        self._space = memory.space
+        self._turn = itertools.count()
+
+    def next_queue(self) -> RequestQueue:
+        """The queues take turns."""
+        queues = self._driver.queues
+        return queues[next(self._turn) % len(queues)]
+
+    def run(self, batch: bytearray) -> None:
+        """Run a batch of records on one queue and wait for it.
+
+        Raises RequestFailedError for the first request that did not end well, and whatever
+        `RequestQueue.execute` does.
+        """
+        statuses = bytearray([STATUS_PENDING]) * (len(batch) // REQUEST_RECORD.size)
+        self.next_queue().execute(batch, statuses, self.timeout_s)
+        check_statuses(batch, statuses)
+
+    def move(self, kind: RequestType, offset: int, view: memoryview) -> None:
+        """Read from the disk into `view`, or write `view` to it; its length is the transfer's."""
+        where = self._space.locate(view)
+        if where is None:
+            self._bounce(kind, offset, view)
+        else:
+            self._move_region(kind, offset, *where, len(view))
+
+    def read_bytes(self, offset: int, length: int) -> bytes:
+        """Read into fresh bytes, with one copy where they fit in one bounce buffer."""
+        if length > self.pool.chunk_bytes:
+            data = bytearray(length)
+            self._bounce(RequestType.IN, offset, memoryview(data))
+            return bytes(data)
+        chunks = self.pool.take(1, Deadline(self.timeout_s))
+        try:
+            self._move_region(RequestType.IN, offset, chunks[0].handle, 0, length)
+            return bytes(chunks[0].view[:length])
+        finally:
+            self.pool.give_back(chunks)
+
+    def erase(self, kind: RequestType, offset: int, length: int, flags: int) -> None:
+        """Discard or write zeroes."""
+        limits = self._driver.limits
+        piece, align = limits.write_zeroes_bytes, 0
+        if kind is RequestType.DISCARD:
+            piece, align = limits.discard_bytes, limits.discard_alignment_bytes
+        for start, part in pieces(offset, length, piece * MAX_BATCH_REQUESTS, align):
+            self.run(range_batch(kind, start, part, piece, align=align, flags=flags))
+
+    def flush(self) -> None:
+        """One flush request; no data, and sector 0."""
+        self.run(bytearray(REQUEST_RECORD.pack(RequestType.FLUSH, 0, 0, 0, 0, 0, 0)))
+
+    def read_id(self) -> bytes:
+        """The 20 bytes of GET_ID. A device may fill fewer, so they are zeroed before."""
+        chunks = self.pool.take(1, Deadline(self.timeout_s))
+        try:
+            chunk = chunks[0]
+            chunk.view[:ID_BYTES] = bytes(ID_BYTES)
+            self.run(
+                bytearray(
+                    REQUEST_RECORD.pack(RequestType.GET_ID, 0, 0, 0, ID_BYTES, chunk.handle, 0)
+                )
+            )
+            return bytes(chunk.view[:ID_BYTES])
+        finally:
+            self.pool.give_back(chunks)
+
+    def _move_region(
+        self, kind: RequestType, offset: int, region: int, region_offset: int, length: int
+    ) -> None:
+        piece = self._driver.limits.request_bytes
+        for start, part in pieces(0, length, piece * MAX_BATCH_REQUESTS):
+            self.run(
+                transfer_batch(kind, offset + start, region, region_offset + start, part, piece)
+            )
+
+    def _bounce(self, kind: RequestType, offset: int, view: memoryview) -> None:
+        done = 0
+        while done < len(view):
+            wanted = min(-(-(len(view) - done) // self.pool.chunk_bytes), MAX_CHUNKS_PER_CALL)
+            chunks = self.pool.take(wanted, Deadline(self.timeout_s))
+            try:
+                done += self._bounce_window(kind, offset + done, view[done:], chunks)
+            finally:
+                self.pool.give_back(chunks)
+
+    def _bounce_window(
+        self, kind: RequestType, offset: int, view: memoryview, chunks: list[Chunk]
+    ) -> int:
+        """Move as much of `view` as fits in `chunks`; how much that was."""
+        size = self.pool.chunk_bytes
+        window = min(len(view), len(chunks) * size)
+        spans = list(zip(chunks, pieces(0, window, size), strict=True))
+        batch = bytearray()
+        for chunk, (start, length) in spans:
+            if kind is RequestType.OUT:
+                chunk.view[:length] = view[start : start + length]
+            batch += transfer_batch(
+                kind, offset + start, chunk.handle, 0, length, self._driver.limits.request_bytes
+            )
+        self.run(batch)
+        if kind is RequestType.IN:
+            for chunk, (start, length) in spans:
+                view[start : start + length] = chunk.view[:length]
+        return window
