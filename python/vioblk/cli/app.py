@@ -1,0 +1,61 @@
+"""The commands under one name, and how their errors end."""
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Final
+
+import typer
+
+from vioblk.cli.copy import copy
+from vioblk.cli.demo import demo
+from vioblk.cli.info import info
+from vioblk.cli.transfer import discard, read, write, zero
+
+INTERRUPTED: Final = 130
+"""128 and the number of SIGINT, as shells expect."""
+
+TRACEBACK_VARIABLE: Final = "VIOBLK_TRACEBACK"
+
+app = typer.Typer(
+    name="vioblk",
+    help="Raw block I/O on virtio block devices, without a kernel in the way.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in (demo, info, read, write, copy, zero, discard):
+    app.command()(command)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command; the exit status. An error is one line on stderr, and status 1."""
+    try:
+        # None, or the status of a command that ended early.
+        status = app(list(arguments) or ["--help"], prog_name="vioblk", standalone_mode=False)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has left. Python would flush once more, and complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        if os.environ.get(TRACEBACK_VARIABLE):
+            raise
+        print(f"vioblk: {_one_line(error)}", file=sys.stderr)
+        return 1
+    return int(status or 0)
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, typer.TyperException):
+        text = error.format_message()
+    elif isinstance(error, OSError) and error.strerror:
+        # Without the "[Errno 5]" in front.
+        text = error.strerror + (f": {error.filename}" if error.filename else "")
+    else:
+        text = str(error)
+    if isinstance(error, (LookupError, TypeError, AttributeError, AssertionError)) or not text:
+        text = f"{type(error).__name__}: {text} ({TRACEBACK_VARIABLE}=1 shows where)"
+    return " ".join(text.split())

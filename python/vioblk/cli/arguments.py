@@ -1,0 +1,37 @@
+"""Arguments that several commands share."""
+
+from typing import Annotated, TypeAlias
+
+import typer
+
+from vioblk.address import parse_size
+
+Address: TypeAlias = Annotated[
+    str,
+    typer.Argument(
+        metavar="ADDRESS",
+        help="The disk: mem:64M, file:PATH or vhost-user:PATH, with options after `?` as in "
+        "mem:64M?event_idx=off.",
+        show_default=False,
+    ),
+]
+
+Offset: TypeAlias = Annotated[
+    int,
+    typer.Argument(
+        metavar="OFFSET",
+        parser=parse_size,
+        help="Where to start, in bytes: 0, 4096, 4K, 1M, 2G.",
+        show_default=False,
+    ),
+]
+
+Length: TypeAlias = Annotated[
+    int,
+    typer.Argument(
+        metavar="LENGTH",
+        parser=parse_size,
+        help="How many bytes: 512, 4K, 1M, 2G.",
+        show_default=False,
+    ),
+]

@@ -1,0 +1,73 @@
+"""`vioblk info`: what a disk is, and what was negotiated with it."""
+
+import json
+import sys
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+import vioblk
+from vioblk.block.info import DiskInfo
+from vioblk.cli.arguments import Address
+from vioblk.cli.sizes import format_size
+from vioblk.features import Verdict
+
+STYLES = {Verdict.ACCEPTED: "green", Verdict.DECLINED: "yellow", Verdict.IGNORED: "dim"}
+
+
+def info(
+    address: Address,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Show what a disk is, and what became of each feature that it offers."""
+    with vioblk.open(address) as disk:
+        found = disk.info
+    if as_json:
+        json.dump(found.as_dict(), sys.stdout, indent=2)
+        print()
+        return
+    console = Console()
+    console.print(properties_table(found))
+    console.print(features_table(found))
+
+
+def properties_table(found: DiskInfo) -> Table:
+    """Name and value of what matters most."""
+    table = Table.grid(padding=(0, 2))
+    size = f"{found.capacity_bytes} bytes ({format_size(found.capacity_bytes)})"
+    cache = "write-back: flush makes writes durable" if found.writeback else "write-through"
+    rows = {
+        "address": found.address,
+        "transport": found.transport,
+        "serial": found.serial or "(none)",
+        "capacity": size,
+        "logical block": f"{found.block_size} bytes",
+        "access": "read-only" if found.read_only else "read and write",
+        "cache": cache,
+        "longest request": format_size(found.limits.request_bytes),
+        "discard": _limit(found.limits.discard_bytes),
+        "write zeroes": _limit(found.limits.write_zeroes_bytes),
+        "ring": found.ring,
+    }
+    for name, value in rows.items():
+        table.add_row(name, value)
+    for queue in found.queues:
+        depth = f"{queue.size} descriptors, {queue.depth} requests at once"
+        table.add_row(f"queue {queue.index}", depth)
+    return table
+
+
+def features_table(found: DiskInfo) -> Table:
+    """Each offered feature, what became of it, and why."""
+    table = Table("bit", "feature", "", "why", box=None, padding=(0, 2, 0, 0))
+    for decision in found.features:
+        style = STYLES[decision.verdict]
+        verdict = f"[{style}]{decision.verdict.name.lower()}[/]"
+        table.add_row(str(decision.bit), decision.name, verdict, decision.reason)
+    return table
+
+
+def _limit(length_bytes: int) -> str:
+    return f"{format_size(length_bytes)} in a request" if length_bytes else "not available"
