@@ -177,6 +177,11 @@ class SplitQueue:
         return self._broken
 
     @property
+    def next_head(self) -> int:
+        """The head that the next `push` will return, if it succeeds."""
+        return self._free_head
+
+    @property
     def raw(self) -> RawSplitRing:
         """Every word of this ring, without any rule: for misuse on purpose."""
         return self._raw

@@ -1,0 +1,509 @@
+"""The request queue in pure Python, over the pure-Python ring: for tests and for study.
+
+`ReferenceBlockQueue` is the twin of `vioblk._native.BlockQueue`; what the calls mean stands at
+`vioblk.block.queue.RequestQueue`. It does with a loop over requests what Rust does with a batch.
+
+Python has no fences (see `vioblk.ring.reference`), so against a device that runs at the same time
+this queue leaves out every optimisation that needs one. It notifies after each publish, whatever
+the device's flags say. It refuses EVENT_IDX. It never switches interrupts off. And each of its
+waits looks again after 100 ms at the latest. With a doorbell it runs on x86-64 only, where stores
+become visible in program order.
+
+A request is a chain of header, data and status (VIRTIO 1.4, 5.2.6 Device Operation). Header and
+status of the request with head i lie in slot i of the slots region:
+
+    0   le32 type, le32 reserved, le64 sector               the header
+    16  le64 sector, le32 num_sectors, le32 flags           the segment of a discard or write-zeroes
+    32  u8 status
+
+An asynchronous exception (KeyboardInterrupt) in the middle of a submit takes the batch back; in
+the middle of a reap it can lose completions, which the Rust queue does not.
+"""
+
+import os
+import platform
+import select
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from vioblk._native import BlockLimits, DmaSpace, Region
+from vioblk.block.reference_records import CheckedRequest, check_requests
+from vioblk.block.request import (
+    COMPLETION_RECORD,
+    SECTOR_BYTES,
+    STATUS_PENDING,
+    RequestType,
+)
+from vioblk.compat import Buffer
+from vioblk.errors import (
+    DeviceGoneError,
+    ForkedError,
+    QueueBroken,
+    QueueFull,
+    RequestTimeoutError,
+)
+from vioblk.ring import Chain, Completion, Segment
+from vioblk.ring.reference import SplitLayout, SplitQueue
+
+SLOT_BYTES: Final = 64
+"""One cache line per head."""
+
+HEADER_BYTES: Final = 16
+SEGMENT_OFFSET: Final = 16
+SEGMENT_BYTES: Final = 16
+STATUS_OFFSET: Final = 32
+
+WAIT_SLICE_S: Final = 0.1
+"""The longest sleep before the ring is looked at again."""
+
+POLL_SLICE_S: Final = 0.001
+"""The same for a queue without an interrupt."""
+
+_FRAME_DESCRIPTORS: Final = 2  # header and status
+_SIZE_MIN: Final = 4  # the smallest power of two that holds a request with data
+
+
+class _Slots:
+    """The request slots in device memory; each word by one access of its own width."""
+
+    def __init__(self, region: Region, size: int) -> None:
+        length = SLOT_BYTES * size
+        if region.length < length:
+            raise ValueError(f"the slots need {length} bytes, their region has {region.length}")
+        self._region = region
+        memory = memoryview(region)[:length]
+        self._by_64: Final = memory.cast("Q")
+        self._by_32: Final = memory.cast("I")
+        self._by_8: Final = memory.cast("B")
+
+    def write(self, head: int, request: CheckedRequest) -> None:
+        """Header and, where the type has one, segment; the status is set to pending."""
+        start = SLOT_BYTES * head
+        ranged = request.type in (RequestType.DISCARD, RequestType.WRITE_ZEROES)
+        self._by_32[start // 4] = request.type
+        self._by_32[start // 4 + 1] = 0
+        self._by_64[start // 8 + 1] = 0 if ranged else request.sector
+        if ranged:
+            segment = start + SEGMENT_OFFSET
+            self._by_64[segment // 8] = request.sector
+            self._by_32[segment // 4 + 2] = request.length // SECTOR_BYTES
+            self._by_32[segment // 4 + 3] = request.flags
+        self._by_8[start + STATUS_OFFSET] = STATUS_PENDING
+
+    def status(self, head: int) -> int:
+        """What the device wrote, or STATUS_PENDING if it wrote nothing."""
+        return self._by_8[SLOT_BYTES * head + STATUS_OFFSET]
+
+    def chain(self, head: int, request: CheckedRequest) -> Chain:
+        """The request as a chain: header [+ data or segment], [data +] status."""
+        header = self._part(head, 0, HEADER_BYTES)
+        status = self._part(head, STATUS_OFFSET, 1)
+        match request.type:
+            case RequestType.OUT:
+                return Chain((header, *request.data), (status,))
+            case RequestType.DISCARD | RequestType.WRITE_ZEROES:
+                segment = self._part(head, SEGMENT_OFFSET, SEGMENT_BYTES)
+                return Chain((header, segment), (status,))
+            case _:
+                return Chain((header,), (*request.data, status))
+
+    def _part(self, head: int, offset: int, length: int) -> Segment:
+        return (self._region, SLOT_BYTES * head + offset, length)
+
+
+class _Batch:
+    """One call of execute, as long as it runs."""
+
+    def __init__(self, statuses: memoryview, request_count: int) -> None:
+        self.statuses: memoryview | None = statuses
+        self.pending_count = request_count
+
+    def complete(self, index: int, status: int) -> None:
+        self.pending_count -= 1
+        if self.statuses is not None:  # None: the caller gave up, and the result is dropped
+            self.statuses[index] = status
+
+    def give_up(self) -> None:
+        if self.statuses is not None:
+            self.statuses.release()
+            self.statuses = None
+
+
+@dataclass(slots=True)
+class _InFlight:
+    """What we remember of a request that the device owns."""
+
+    token: int
+    batch: _Batch | None
+    """The execute call that waits for it; None if reap_many hands it out."""
+    index: int
+    """Of its record in the batch."""
+    data_writable_bytes: int
+
+
+class ReferenceBlockQueue:
+    """Block requests, a batch at a time, in pure Python. Thread-safe.
+
+    Documented at `vioblk.block.queue.RequestQueue`; the constructor is that of
+    `vioblk._native.BlockQueue`. Raises ValueError for `event_idx`, for regions that are too
+    short and for a queue too small for a request, NotImplementedError for a doorbell on another
+    architecture than x86-64.
+    """
+
+    def __init__(
+        self,
+        space: DmaSpace,
+        ring: Region,
+        slots: Region,
+        size: int,
+        limits: BlockLimits,
+        *,
+        legacy_align: int | None = None,
+        indirect_table_size: int = 0,
+        event_idx: bool = False,
+        strict: bool = False,
+        kick_fd: int | None = None,
+        interrupt_fd: int | None = None,
+        hangup_fd: int | None = None,
+    ) -> None:
+        if event_idx:
+            raise ValueError(
+                "the pure-Python queue cannot use EVENT_IDX, which needs a fence;"
+                " negotiate without it"
+            )
+        if kick_fd is not None and platform.machine() != "x86_64":
+            raise NotImplementedError(
+                f"the pure-Python queue relies on the store order of x86-64, this is"
+                f" {platform.machine()}; use the native queue"
+            )
+        self._ring: Final = SplitQueue(
+            ring,
+            size,
+            legacy_align=legacy_align,
+            indirect_table_size=indirect_table_size,
+            strict=strict,
+        )
+        self._space: Final = space
+        self._slots: Final = _Slots(slots, size)
+        self._indirect_table_size: Final = indirect_table_size
+        self._limits = limits
+        if size < _SIZE_MIN:
+            raise ValueError(f"queue size {size} is too small: a request needs 3 descriptors")
+        self._kick_fd: Final = kick_fd
+        self._kick_count = 0
+        self._kick_wanted = False
+        self._wakeups: Final = _Wakeups(interrupt_fd, hangup_fd)
+        self._process_id: Final = os.getpid()
+        # One lock for all that follows. `_changed` tells the others that somebody has reaped.
+        self._lock: Final = threading.Lock()
+        self._changed: Final = threading.Condition(self._lock)
+        self._somebody_waits = False
+        self._in_flight: dict[int, _InFlight] = {}
+        self._completed: deque[tuple[int, int, int]] = deque()
+        self._gone: str | None = None
+
+    @staticmethod
+    def slots_length(size: int) -> int:
+        """Bytes that the slots region of a queue of `size` must have."""
+        return SLOT_BYTES * size
+
+    # -- State -------------------------------------------------------------------------------
+
+    @property
+    def size(self) -> int:
+        """Descriptors in the ring."""
+        return self._ring.size
+
+    @property
+    def layout(self) -> SplitLayout:
+        """Where the parts of the ring lie."""
+        return self._ring.layout
+
+    @property
+    def depth(self) -> int:
+        """Requests of the longest shape that are sure to fit at once."""
+        descriptors = _FRAME_DESCRIPTORS + self._segments_max()
+        return self.size if descriptors <= self._indirect_table_size else self.size // descriptors
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that the device owns or whose completion has not been reaped."""
+        with self._lock:
+            return len(self._in_flight) + len(self._completed)
+
+    @property
+    def broken(self) -> str | None:
+        """Why the queue can no longer be used until a reset; None while it can."""
+        return self._ring.broken or self._gone
+
+    @property
+    def kick_count(self) -> int:
+        """How often the device was notified."""
+        return self._kick_count
+
+    @property
+    def limits(self) -> BlockLimits:
+        """What every record is held to."""
+        return self._limits
+
+    @limits.setter
+    def limits(self, limits: BlockLimits, /) -> None:
+        self._limits = limits
+
+    def fileno(self) -> int:
+        """An epoll descriptor that becomes readable with a completion interrupt or a hang-up."""
+        return self._wakeups.fileno()
+
+    # -- Requests ----------------------------------------------------------------------------
+
+    def take_kick(self) -> bool:
+        """For a queue without a doorbell: whether the device must be notified, and forget it."""
+        with self._lock:
+            wanted, self._kick_wanted = self._kick_wanted, False
+            return wanted
+
+    def submit_many(self, requests: Buffer, /) -> int:
+        """Submit records in order; how many were accepted from the front."""
+        checked = self._check(requests)
+        with self._lock:
+            self._refuse_if_unusable()
+            return self._submit(checked, 0, None)
+
+    def reap_many(self, out: Buffer, /) -> int:
+        """Fill `out` with completion records; how many were filled."""
+        self._refuse_after_fork()
+        with memoryview(out).cast("B") as records, self._lock:
+            if not self._somebody_waits:
+                self._look_for_hangup(0)
+            self._reap()
+            count = min(len(self._completed), len(records) // COMPLETION_RECORD.size)
+            for index in range(count):
+                completion = self._completed.popleft()
+                COMPLETION_RECORD.pack_into(records, index * COMPLETION_RECORD.size, *completion)
+            if not count and not self._completed:
+                self._refuse_if_unusable()
+            return count
+
+    def execute(self, requests: Buffer, statuses: Buffer, timeout_s: float | None = None) -> None:
+        """Run a whole batch at full depth and wait for it; one status byte per record."""
+        deadline = _deadline(timeout_s)
+        checked = self._check(requests)
+        batch = _Batch(_status_bytes(statuses, len(checked)), len(checked))
+        try:
+            with self._lock:
+                self._refuse_if_unusable()
+                self._run(checked, batch, deadline)
+        finally:
+            batch.give_up()
+
+    def _run(
+        self, checked: Sequence[CheckedRequest], batch: _Batch, deadline: float | None
+    ) -> None:
+        submitted_count = 0
+        while True:
+            submitted_count += self._submit(checked, submitted_count, batch)
+            reaped_count = self._reap()
+            if not batch.pending_count:
+                return
+            self._refuse_if_unusable()
+            if reaped_count and submitted_count < len(checked):
+                continue  # there is room again
+            if not self._sleep(deadline):
+                raise RequestTimeoutError(
+                    f"{batch.pending_count} of {len(checked)} requests did not complete in time"
+                )
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Wait until reap_many has something to hand out; False after `timeout_s`."""
+        self._refuse_after_fork()
+        deadline = _deadline(timeout_s)
+        with self._lock:
+            while True:
+                self._reap()
+                if self._completed:
+                    return True
+                self._refuse_if_unusable()
+                if not self._sleep(deadline):
+                    return False
+
+    def abort(self, reason: str) -> None:
+        """Stop using the queue: every waiter and later call gets DeviceGoneError(reason)."""
+        with self._lock:
+            self._gone = reason
+            self._changed.notify_all()
+        self._wakeups.wake()
+
+    def reclaim(self) -> list[int]:
+        """After a confirmed reset only: the tokens of requests that never completed."""
+        with self._lock:
+            self._ring.reclaim()
+            tokens = [request.token for _, request in sorted(self._in_flight.items())]
+            self._in_flight.clear()
+            self._kick_wanted = False
+            self._gone = None
+            self._changed.notify_all()
+            return tokens
+
+    # -- Submitting and reaping, with the lock held -------------------------------------------
+
+    def _submit(self, checked: Sequence[CheckedRequest], start: int, batch: _Batch | None) -> int:
+        """Push from `start` on as many as fit, with one publish and one notification."""
+        pushed: dict[int, _InFlight] = {}
+        try:
+            for index in range(start, len(checked)):
+                if not self._ring.free_count:
+                    break
+                request = checked[index]
+                # The slot of a free head is not in use, so it may be written before the push.
+                head = self._ring.next_head
+                self._slots.write(head, request)
+                self._ring.push(self._slots.chain(head, request))
+                data_writable = 0 if request.type == RequestType.OUT else _data_bytes(request)
+                pushed[head] = _InFlight(request.token, batch, index, data_writable)
+        except QueueFull:
+            pass  # the rest keeps its place in the order
+        except BaseException:
+            self._ring.withdraw()
+            raise
+        if pushed:
+            self._in_flight.update(pushed)
+            self._ring.publish()
+            self._notify()
+        return len(pushed)
+
+    def _notify(self) -> None:
+        """Always: whether the device wants it cannot be told without a fence."""
+        if self._kick_fd is None:
+            self._kick_wanted = True
+            return
+        os.eventfd_write(self._kick_fd, 1)
+        self._kick_count += 1
+
+    def _reap(self) -> int:
+        """Take back what the device has used, for whoever waits for it; how many there were."""
+        try:
+            completions = self._ring.reap()
+        except QueueBroken:
+            return 0  # the callers look at `broken` once they have handed out what is good
+        for completion in completions:
+            self._complete(completion)
+        if completions:
+            self._changed.notify_all()
+        return len(completions)
+
+    def _complete(self, completion: Completion) -> None:
+        status = self._slots.status(completion.head)
+        request = self._in_flight.pop(completion.head)
+        if request.batch is not None:
+            request.batch.complete(request.index, status)
+        else:
+            # The status is the last byte: what was written in full is one more than the data.
+            data_bytes = min(completion.written_bytes, request.data_writable_bytes)
+            self._completed.append((request.token, data_bytes, status))
+
+    # -- Waiting, with the lock held ----------------------------------------------------------
+
+    def _sleep(self, deadline: float | None) -> bool:
+        """Let go of the lock until something may have changed; False once it is too late.
+
+        One thread waits for the device and reaps for all; the others wait for it to do so.
+        """
+        slice_s = WAIT_SLICE_S if self._wakeups.interrupts else POLL_SLICE_S
+        if deadline is not None:
+            remaining_s = deadline - time.monotonic()
+            if remaining_s <= 0:
+                return False
+            slice_s = min(slice_s, remaining_s)
+        if self._somebody_waits:
+            self._changed.wait(slice_s)
+            return True
+        self._somebody_waits = True
+        try:
+            self._look_for_hangup(slice_s)
+        finally:
+            self._somebody_waits = False
+            self._changed.notify_all()  # the role is free
+        return True
+
+    def _look_for_hangup(self, timeout_s: float) -> None:
+        """Wait for a wake-up of any kind; the lock is free meanwhile."""
+        self._lock.release()
+        try:
+            hung_up = self._wakeups.wait(timeout_s)
+        finally:
+            self._lock.acquire()
+        if hung_up and self._gone is None:
+            self._gone = "the device hung up"
+
+    # -- Checks ------------------------------------------------------------------------------
+
+    def _check(self, requests: Buffer) -> list[CheckedRequest]:
+        self._refuse_after_fork()
+        return check_requests(requests, self._limits, self._space, self._segments_max())
+
+    def _segments_max(self) -> int:
+        """Data segments of a request: what the device takes, what the ring takes.
+
+        A region is contiguous for the device, so without size_max its data is one segment.
+        """
+        wanted = max(self._limits.seg_max, 1) if self._limits.size_max else 1
+        return min(wanted, self.size - _FRAME_DESCRIPTORS)
+
+    def _refuse_if_unusable(self) -> None:
+        if self._ring.broken is not None:
+            raise QueueBroken(self._ring.broken)
+        if self._gone is not None:
+            raise DeviceGoneError(self._gone)
+
+    def _refuse_after_fork(self) -> None:
+        if os.getpid() != self._process_id:
+            raise ForkedError("this queue was made before a fork; open the disk in the child")
+
+
+class _Wakeups:
+    """What ends a sleep: the device's interrupt, its hang-up, or `wake`."""
+
+    def __init__(self, interrupt_fd: int | None, hangup_fd: int | None) -> None:
+        self.interrupts: Final = interrupt_fd is not None
+        self._hangup_fd: Final = hangup_fd
+        self._epoll: Final = select.epoll()
+        self._wake_fd: Final = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        weakref.finalize(self, os.close, self._wake_fd)
+        # Edge-triggered, because nobody reads these descriptors: each write is an edge.
+        self._epoll.register(self._wake_fd, select.EPOLLIN | select.EPOLLET)
+        if interrupt_fd is not None:
+            self._epoll.register(interrupt_fd, select.EPOLLIN | select.EPOLLET)
+        if hangup_fd is not None:
+            self._epoll.register(hangup_fd, select.EPOLLRDHUP)
+
+    def fileno(self) -> int:
+        return self._epoll.fileno()
+
+    def wake(self) -> None:
+        os.eventfd_write(self._wake_fd, 1)
+
+    def wait(self, timeout_s: float) -> bool:
+        """Sleep at most `timeout_s`; whether the other side has hung up."""
+        return any(fd == self._hangup_fd for fd, _ in self._epoll.poll(timeout_s))
+
+
+def _deadline(timeout_s: float | None) -> float | None:
+    return None if timeout_s is None else time.monotonic() + timeout_s
+
+
+def _status_bytes(statuses: Buffer, count: int) -> memoryview:
+    """The caller's status bytes, all pending."""
+    view = memoryview(statuses).cast("B")
+    if view.readonly or len(view) != count:
+        raise ValueError(f"statuses must be {count} writable bytes, one per record")
+    view[:] = bytes([STATUS_PENDING]) * count
+    return view
+
+
+def _data_bytes(request: CheckedRequest) -> int:
+    return sum(length for _, _, length in request.data)
