@@ -119,8 +119,9 @@ def compare(source: Endpoint, target: Endpoint, buffers: Buffers, advance: Advan
     for offset, _ in _pieces(source.size_bytes, buffers):
         length = min(len(buffers[0]), source.size_bytes - offset)
         ours, theirs = (buffer[:length] for buffer in buffers)
-        source.readinto(offset, ours)
-        target.readinto(offset, theirs)
+        for side, buffer in ((source, ours), (target, theirs)):
+            if side.readinto(offset, buffer) < length:
+                raise CopyError(f"{side.name} ended before all of its bytes were read again")
         if ours.tobytes() != theirs.tobytes():
             first = next(i for i, (a, b) in enumerate(zip(ours, theirs, strict=True)) if a != b)
             raise CopyError(

@@ -1,0 +1,182 @@
+"""`vioblk copy`."""
+
+import os
+import pty
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.cli.command import VIOBLK, fails, succeeds
+from vioblk.cli.copy import compare, copy_all
+from vioblk.cli.endpoints import CopyError, is_address
+
+
+@pytest.mark.parametrize("verify", [False, True], ids=["plain", "verify"])
+@pytest.mark.parametrize(
+    ("source_scheme", "target_scheme"), [("file:", ""), ("", "file:"), ("file:", "file:")]
+)
+def test_every_byte_arrives(
+    image: Path, empty_image: Path, source_scheme: str, target_scheme: str, verify: bool
+) -> None:
+    options = ["--verify"] if verify else []
+    succeeds("copy", *options, f"{source_scheme}{image}", f"{target_scheme}{empty_image}")
+    assert empty_image.read_bytes() == image.read_bytes()
+
+
+def test_a_disk_of_many_pieces_arrives_in_order(tmp_path: Path) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.write_bytes(os.urandom((40 << 20) + 1536))
+    succeeds("copy", f"file:{source}", target)
+    assert target.read_bytes() == source.read_bytes()
+
+
+def test_a_file_target_ends_where_the_disk_does(image: Path, tmp_path: Path) -> None:
+    target = tmp_path / "longer"
+    target.write_bytes(b"old" * (2 << 20))
+    succeeds("copy", f"file:{image}", target)
+    assert target.read_bytes() == image.read_bytes()
+
+
+def test_a_disk_that_is_larger_keeps_its_end(image: Path, tmp_path: Path) -> None:
+    target = tmp_path / "larger.img"
+    target.write_bytes(b"\xaa" * (8 << 20))
+    succeeds("copy", "--verify", image, f"file:{target}")
+    content, length = target.read_bytes(), image.stat().st_size
+    assert content[:length] == image.read_bytes()
+    assert content[length:] == b"\xaa" * ((8 << 20) - length)
+
+
+def test_a_target_that_is_too_small_is_not_touched(image: Path, tmp_path: Path) -> None:
+    target = tmp_path / "small.img"
+    target.write_bytes(b"\xaa" * (1 << 20))
+    assert "too small" in fails("copy", image, f"file:{target}")
+    assert target.read_bytes() == b"\xaa" * (1 << 20)
+
+
+def test_a_read_only_target_is_not_touched(image: Path, empty_image: Path) -> None:
+    assert "read-only" in fails("copy", image, f"file:{empty_image}?read_only=on")
+    assert not any(empty_image.read_bytes())
+
+
+def test_a_file_must_be_whole_sectors_long(tmp_path: Path, empty_image: Path) -> None:
+    source = tmp_path / "odd"
+    source.write_bytes(b"x" * 1000)
+    line = fails("copy", source, f"file:{empty_image}")
+    assert "1000 bytes" in line
+    assert "truncate --size=%512" in line
+    assert not any(empty_image.read_bytes())
+
+
+def test_a_source_that_is_not_there_leaves_no_target_behind(tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    fails("copy", "vhost-user:/nowhere/disk.sock", target)
+    assert not target.exists()
+
+
+def test_a_target_that_cannot_start_leaves_no_file_behind(tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    assert "neither" in fails("copy", tmp_path / "a", tmp_path / "b")
+    assert "directory" in fails("copy", "mem:1M", tmp_path)
+    assert not target.exists()
+
+
+def test_what_counts_as_an_address() -> None:
+    assert is_address("mem:1M")
+    assert is_address("vhost-user:/run/disk.sock")
+    assert not is_address("disk.img")
+    assert not is_address("./mem:1M")
+    assert not is_address("/dev/disk/by-path/pci-0000:00:05.0")
+
+
+class Memory:
+    """One side of a copy, which can be told to misbehave."""
+
+    name = "memory"
+
+    def __init__(
+        self, data: bytes, *, takes: int | None = None, ends_at: int | None = None
+    ) -> None:
+        self.data = bytearray(data)
+        self.size_bytes = len(data)
+        self._takes = len(data) if takes is None else takes
+        self._ends_at = len(data) if ends_at is None else ends_at
+        self.flush_count = 0
+
+    def alloc(self, length_bytes: int) -> memoryview | None:
+        return None
+
+    def check_room(self, length_bytes: int) -> None: ...
+
+    def start_writing(self) -> None: ...
+
+    def readinto(self, offset: int, buffer: memoryview) -> int:
+        part = self.data[offset : min(self._ends_at, offset + len(buffer))]
+        buffer[: len(part)] = part
+        return len(part)
+
+    def write(self, offset: int, data: memoryview) -> int:
+        part = data[: max(0, self._takes - offset)]
+        self.data[offset : offset + len(part)] = part
+        return len(part)
+
+    def flush(self) -> None:
+        self.flush_count += 1
+
+    def close(self) -> None: ...
+
+
+def two_buffers() -> tuple[memoryview, memoryview]:
+    return memoryview(bytearray(1024)), memoryview(bytearray(1024))
+
+
+def ignore(count: int) -> None: ...
+
+
+def test_a_copy_ends_with_one_flush_and_counts_every_byte() -> None:
+    source, target = Memory(os.urandom(5000)), Memory(bytes(5000))
+    counted: list[int] = []
+    copy_all(source, target, two_buffers(), counted.append)
+    assert target.data == source.data
+    assert target.flush_count == 1
+    assert sum(counted) == 5000
+
+
+def test_a_target_that_takes_less_than_was_read_is_an_error() -> None:
+    source, target = Memory(os.urandom(5000)), Memory(bytes(5000), takes=3000)
+    with pytest.raises(CopyError, match="took only 3000 of the 5000 bytes"):
+        copy_all(source, target, two_buffers(), ignore)
+
+
+def test_a_source_that_ends_early_is_an_error() -> None:
+    source, target = Memory(os.urandom(5000), ends_at=4000), Memory(bytes(5000))
+    with pytest.raises(CopyError, match="ended before all of its 5000 bytes"):
+        copy_all(source, target, two_buffers(), ignore)
+
+
+def test_verify_names_the_first_byte_that_differs() -> None:
+    data = os.urandom(5000)
+    lying = bytearray(data)
+    lying[4321] ^= 1
+    with pytest.raises(CopyError, match="from byte 4321 on"):
+        compare(Memory(data), Memory(bytes(lying)), two_buffers(), ignore)
+    compare(Memory(data), Memory(data), two_buffers(), ignore)
+
+
+def test_a_verify_that_cannot_read_the_end_again_is_an_error() -> None:
+    data = bytes(5000)
+    with pytest.raises(CopyError, match="ended before"):
+        compare(Memory(data), Memory(data, ends_at=4000), two_buffers(), ignore)
+
+
+def test_the_progress_bar_is_for_terminals_only(image: Path, tmp_path: Path) -> None:
+    controller, terminal = pty.openpty()
+    command = [*VIOBLK, "copy", f"file:{image}", str(tmp_path / "target")]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=terminal, timeout=60)
+    os.close(terminal)
+    shown = os.read(controller, 65536)
+    os.close(controller)
+    assert done.returncode == 0
+    assert done.stdout == b""
+    assert b"copy" in shown
+    assert b"MiB" in shown

@@ -1,0 +1,34 @@
+"""`vioblk info`."""
+
+import json
+
+from tests.cli.command import succeeds
+
+
+def test_info_shows_the_disk_and_its_features() -> None:
+    text = succeeds("info", "mem:64M?serial=vb-7").decode()
+    for words in ("mem:64M", "67108864 bytes (64M)", "vb-7", "event_idx", "accepted"):
+        assert words in text
+
+
+def test_info_as_json_is_one_object_that_programs_read() -> None:
+    found = json.loads(succeeds("info", "--json", "mem:1M?queues=2&serial=vb-7"))
+    assert found["capacity_bytes"] == 1 << 20
+    assert found["serial"] == "vb-7"
+    assert "version_1" in found["accepted"]
+    assert {"bit", "name", "verdict", "reason"} == set(found["features"][0])
+
+
+def test_any_feature_can_be_turned_off_from_the_command_line() -> None:
+    def accepted(address: str) -> set[str]:
+        return set(json.loads(succeeds("info", "--json", address))["accepted"])
+
+    usual = accepted("mem:1M")
+    for name in sorted(usual - {"version_1"}):
+        assert accepted(f"mem:1M?{name}=off") <= usual - {name}
+
+
+def test_info_of_the_reference_ring() -> None:
+    found = json.loads(succeeds("info", "--json", "mem:1M?ring=reference"))
+    assert found["ring"] == "reference"
+    assert "event_idx" not in found["accepted"]
