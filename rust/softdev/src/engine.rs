@@ -1,0 +1,289 @@
+//! One pass over the queues: chains in, requests carried out, used elements and notifications out.
+
+use std::sync::atomic::{AtomicBool, Ordering::Acquire};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use shm::{DmaSpace, EventFd, UsedElement};
+
+use crate::address_map::AddressMap;
+use crate::block::{Disk, Twist};
+use crate::counters::Counters;
+use crate::faults::{Fault, Faults, Moment, Strike};
+use crate::registers::QueueSetup;
+use crate::ring::{Chain, DeviceRing, RingFeatures, Violation};
+
+/// Chains that are carried out before the used index is published: enough to make the publish and
+/// the notification cheap, few enough that a driver can refill while the rest is carried out.
+const PUBLISH_EVERY: u16 = 64;
+
+/// A wrong status that no specification defines.
+const GARBAGE_STATUS: u8 = 0xA5;
+
+/// What the engine shares with the rest of the device without being locked.
+#[derive(Debug)]
+pub(crate) struct Wires {
+    /// Whether queues may be touched. Cleared to stop the engine in the middle of a pass.
+    pub(crate) live: AtomicBool,
+    pub(crate) faults: Faults,
+    counters: Mutex<Counters>,
+    /// By queue: what the driver signals.
+    pub(crate) kicks: Vec<EventFd>,
+    /// By queue: what the device signals.
+    pub(crate) interrupts: Vec<EventFd>,
+}
+
+impl Wires {
+    pub(crate) fn new(queue_count: u16) -> std::io::Result<Self> {
+        let events = || (0..queue_count).map(|_| EventFd::new()).collect::<Result<Vec<_>, _>>();
+        Ok(Self {
+            live: AtomicBool::new(false),
+            faults: Faults::default(),
+            counters: Mutex::default(),
+            kicks: events()?,
+            interrupts: events()?,
+        })
+    }
+
+    pub(crate) fn is_live(&self) -> bool {
+        self.live.load(Acquire)
+    }
+
+    pub(crate) fn counters(&self) -> MutexGuard<'_, Counters> {
+        self.counters.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Signal the driver that queue `index` has used buffers, rightly or not.
+    pub(crate) fn interrupt(&self, index: usize) {
+        if let Some(event) = self.interrupts.get(index) {
+            self.counters().interrupts += 1;
+            // Our own eventfd cannot fail, and if it did the driver would time out.
+            let _ = event.signal();
+        }
+    }
+}
+
+/// A queue that is being served.
+struct Lane {
+    ring: DeviceRing,
+    /// Used elements that a fault holds back.
+    delayed: Vec<UsedElement>,
+    /// Heads that a fault keeps for good.
+    swallowed: Vec<u16>,
+}
+
+/// The part of the device that touches the driver's memory.
+pub(crate) struct Engine {
+    map: AddressMap,
+    pub(crate) disk: Disk,
+    lanes: Vec<Option<Lane>>,
+    /// Reused from chain to chain.
+    chain: Chain,
+    /// Whether available rings are looked at without being told to, so that kicks can be declined.
+    polls: bool,
+}
+
+impl Engine {
+    pub(crate) fn new(space: DmaSpace, disk: Disk, polls: bool) -> Self {
+        let (map, chain) = (AddressMap::new(space), Chain::default());
+        Self { map, disk, lanes: Vec::new(), chain, polls }
+    }
+
+    /// Take over queues that the driver has set up.
+    pub(crate) fn adopt(
+        &mut self,
+        queues: &[Option<QueueSetup>],
+        features: RingFeatures,
+    ) -> Result<(), Violation> {
+        let map = &mut self.map;
+        let mut lane = |setup: &QueueSetup| {
+            let ring = DeviceRing::new(setup, features, map)?;
+            Ok(Lane { ring, delayed: Vec::new(), swallowed: Vec::new() })
+        };
+        let lanes = queues.iter().map(|setup| setup.as_ref().map(&mut lane).transpose());
+        self.lanes = lanes.collect::<Result<_, Violation>>()?;
+        Ok(())
+    }
+
+    /// Forget all queues and let go of the driver's memory.
+    pub(crate) fn forget(&mut self) {
+        self.lanes.clear();
+        self.map.forget();
+    }
+
+    /// One pass over all queues, up to `limit` chains; how many were taken.
+    pub(crate) fn serve(&mut self, wires: &Wires, limit: usize) -> Result<usize, Violation> {
+        let mut served = 0;
+        for (index, lane) in self.lanes.iter_mut().enumerate() {
+            let Some(lane) = lane else {
+                continue;
+            };
+            let mut pass = Pass {
+                map: &mut self.map,
+                disk: &mut self.disk,
+                chain: &mut self.chain,
+                wires,
+                tally: Counters::default(),
+            };
+            if self.polls && lane.delayed.is_empty() {
+                lane.disarm_if_busy();
+            }
+            let outcome = lane.serve(&mut pass, limit - served);
+            let tally = pass.tally;
+            lane.finish(index, wires, &tally);
+            served += outcome?;
+        }
+        Ok(served)
+    }
+
+    /// Whether a look at the rings may be worthwhile though no kick has come.
+    pub(crate) fn may_linger(&self) -> bool {
+        self.lanes.iter().flatten().all(|lane| lane.delayed.is_empty())
+    }
+
+    /// Whether any available index has moved, or a chain was left waiting.
+    pub(crate) fn pending(&self) -> bool {
+        self.lanes.iter().flatten().any(|lane| lane.ring.waiting() > 0 || lane.ring.pending())
+    }
+
+    /// Ask for kicks of all queues; whether chains are there already.
+    pub(crate) fn arm(&mut self) -> bool {
+        let mut pending = false;
+        for lane in self.lanes.iter_mut().flatten() {
+            pending |= lane.ring.arm();
+        }
+        pending
+    }
+
+    /// Complete what a fault held back on queue `index`.
+    pub(crate) fn release(&mut self, index: usize, wires: &Wires) {
+        if let Some(Some(lane)) = self.lanes.get_mut(index) {
+            for element in lane.delayed.drain(..) {
+                lane.ring.put_used(element);
+            }
+            lane.finish(index, wires, &Counters::default());
+        }
+    }
+
+    /// Complete what a fault held back on any queue.
+    pub(crate) fn release_all(&mut self, wires: &Wires) {
+        (0..self.lanes.len()).for_each(|index| self.release(index, wires));
+    }
+}
+
+/// What a lane needs for one pass.
+struct Pass<'a> {
+    map: &'a mut AddressMap,
+    disk: &'a mut Disk,
+    chain: &'a mut Chain,
+    wires: &'a Wires,
+    tally: Counters,
+}
+
+impl Lane {
+    /// Decline kicks for as long as chains keep coming.
+    fn disarm_if_busy(&mut self) {
+        if self.ring.waiting() > 0 || self.ring.pending() {
+            self.ring.disarm();
+        }
+    }
+
+    fn serve(&mut self, pass: &mut Pass<'_>, limit: usize) -> Result<usize, Violation> {
+        let fresh = self.ring.poll()?;
+        if fresh > 0 {
+            pass.tally.batches = 1;
+            pass.tally.largest_batch = fresh.into();
+            pass.tally.most_outstanding = self.ring.outstanding().into();
+        }
+        let count = limit.min(self.ring.waiting().min(PUBLISH_EVERY).into());
+        for served in 0..count {
+            if !pass.wires.is_live() {
+                return Ok(served);
+            }
+            self.ring.take(pass.map, pass.chain)?;
+            pass.tally.chains += 1;
+            pass.tally.segments += u64::from(pass.chain.descriptor_count);
+            pass.tally.indirect_chains += u64::from(pass.chain.indirect);
+            let longest = &mut pass.tally.largest_chain;
+            *longest = (*longest).max(pass.chain.descriptor_count.into());
+            match pass.wires.faults.strike(Moment::Completion) {
+                None => self.complete(pass)?,
+                Some(strike) => self.complete_badly(pass, strike)?,
+            }
+        }
+        Ok(count)
+    }
+
+    #[inline]
+    fn complete(&mut self, pass: &mut Pass<'_>) -> Result<(), Violation> {
+        let element = answer(pass, Twist::None)?;
+        self.ring.put_used(element);
+        Ok(())
+    }
+
+    fn complete_badly(&mut self, pass: &mut Pass<'_>, strike: Strike) -> Result<(), Violation> {
+        let Strike { fault, value } = strike;
+        let size = u32::from(self.ring.size());
+        let value_32 = u32::try_from(value).unwrap_or(u32::MAX);
+        let twist = match fault {
+            Fault::Silence => {
+                self.swallowed.push(pass.chain.head);
+                return Ok(());
+            }
+            Fault::Status => Twist::Refuse(value as u8),
+            Fault::GarbageStatus if value == 0 => Twist::Disguise(GARBAGE_STATUS),
+            Fault::GarbageStatus => Twist::Disguise(value as u8),
+            _ => Twist::None,
+        };
+        let mut element = answer(pass, twist)?;
+        match fault {
+            Fault::Delay => {
+                self.delayed.push(element);
+                return Ok(());
+            }
+            Fault::IdOutOfRange => element.id = size.saturating_add(value_32),
+            Fault::IdNotOutstanding => {
+                let held = self.held(pass.chain.head);
+                element.id = self.ring.not_outstanding(&held).into();
+            }
+            Fault::IdTwice => self.ring.put_used(element),
+            Fault::HugeLength if value == 0 => element.len = u32::MAX,
+            Fault::HugeLength | Fault::ShortLength => element.len = value_32,
+            _ => {}
+        }
+        self.ring.put_used(element);
+        if fault == Fault::IndexAhead {
+            let ahead = if value == 0 { u64::from(size) } else { value };
+            self.ring.skip_used(ahead as u16);
+        }
+        Ok(())
+    }
+
+    /// Heads that were taken and not returned.
+    fn held(&self, present: u16) -> Vec<u16> {
+        let delayed = self.delayed.iter().map(|element| element.id as u16);
+        delayed.chain(self.swallowed.iter().copied()).chain([present]).collect()
+    }
+
+    /// Show the driver what was completed, and notify it if it wants that. The counters come
+    /// first, so that whoever sees a completion finds it counted.
+    fn finish(&mut self, index: usize, wires: &Wires, tally: &Counters) {
+        if *tally != Counters::default() {
+            wires.counters().merge(tally);
+        }
+        if !self.ring.has_unpublished() {
+            return;
+        }
+        self.ring.publish();
+        if !self.ring.wants_interrupt() {
+            wires.counters().interrupts_suppressed += 1;
+        } else if wires.faults.strike(Moment::Interrupt).is_none() {
+            wires.interrupt(index);
+        }
+    }
+}
+
+#[inline]
+fn answer(pass: &mut Pass<'_>, twist: Twist) -> Result<UsedElement, Violation> {
+    let written = pass.disk.answer(pass.chain, pass.map, twist, &mut pass.tally)?;
+    Ok(UsedElement { id: pass.chain.head.into(), len: written })
+}

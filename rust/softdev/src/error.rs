@@ -1,0 +1,39 @@
+//! Why the device's owner was refused something.
+
+use std::fmt;
+use std::io;
+
+/// A mistake of the device's owner, or a refusal of the system. What a driver does wrong through
+/// its rings is no error here: it sets DEVICE_NEEDS_RESET.
+#[derive(Debug)]
+pub enum DeviceError {
+    /// An argument that cannot be; the text says which and why.
+    Invalid(String),
+    /// The call is not allowed now; the text says why.
+    State(String),
+    /// The device was made before a fork and belongs to the parent process.
+    Forked,
+    /// The system refused.
+    Io(io::Error),
+}
+
+impl fmt::Display for DeviceError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Invalid(why) | Self::State(why) => f.write_str(why),
+            Self::Forked => f.write_str(
+                "the software device was made before a fork and belongs to the parent process; \
+                 make another one after the fork",
+            ),
+            Self::Io(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for DeviceError {}
+
+impl From<io::Error> for DeviceError {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}

@@ -1,0 +1,112 @@
+//! A disk in a file, served in place.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Seek, SeekFrom};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use super::{Durability, Found, Sink, Source, Storage};
+
+/// Bytes that pass through the buffer at once.
+const BUFFER_BYTES: usize = 256 * 1024;
+
+/// A regular file or a block device. Zeroing writes zeroes, and a discard changes nothing (the
+/// standard library cannot punch holes); a flush is fdatasync.
+#[derive(Debug)]
+pub struct FileStorage {
+    file: File,
+    capacity_bytes: u64,
+    buffer: Box<[u8]>,
+}
+
+impl FileStorage {
+    /// Open a file; its length, rounded down to whole sectors, is the capacity.
+    pub fn open(path: &Path, read_only: bool) -> io::Result<Self> {
+        let mut file = OpenOptions::new().read(true).write(!read_only).open(path)?;
+        // Not the length of the metadata: for a block device that is 0.
+        let length = file.seek(SeekFrom::End(0))?;
+        let buffer = vec![0; BUFFER_BYTES].into_boxed_slice();
+        Ok(Self { file, capacity_bytes: length / 512 * 512, buffer })
+    }
+
+    fn settle(&self, durability: Durability) -> io::Result<()> {
+        match durability {
+            Durability::Cached => Ok(()),
+            Durability::Stable => self.file.sync_data(),
+        }
+    }
+}
+
+impl Storage for FileStorage {
+    fn capacity_bytes(&self) -> u64 {
+        self.capacity_bytes
+    }
+
+    fn read(&mut self, offset: u64, length: usize, sink: &mut Sink<'_>) -> io::Result<()> {
+        let mut done = 0;
+        while done < length {
+            let count = (length - done).min(self.buffer.len());
+            let (piece, _) = self.buffer.split_at_mut(count);
+            self.file.read_exact_at(piece, offset + done as u64)?;
+            sink(Found::Bytes(piece))?;
+            done += count;
+        }
+        Ok(())
+    }
+
+    fn write(
+        &mut self,
+        offset: u64,
+        length: usize,
+        durability: Durability,
+        source: &mut Source<'_>,
+    ) -> io::Result<()> {
+        let mut done = 0;
+        while done < length {
+            let count = (length - done).min(self.buffer.len());
+            let (piece, _) = self.buffer.split_at_mut(count);
+            source(piece)?;
+            self.file.write_all_at(piece, offset + done as u64)?;
+            done += count;
+        }
+        self.settle(durability)
+    }
+
+    fn zero(&mut self, offset: u64, length: u64, durability: Durability) -> io::Result<()> {
+        self.buffer.fill(0);
+        let mut done = 0;
+        while done < length {
+            let count = (length - done).min(self.buffer.len() as u64);
+            let (piece, _) = self.buffer.split_at(count as usize);
+            self.file.write_all_at(piece, offset + done)?;
+            done += count;
+        }
+        self.settle(durability)
+    }
+
+    fn discard(&mut self, _: u64, _: u64, _: Durability) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    /// Growing extends the file; shrinking hides its end and cuts nothing off.
+    fn resize(&mut self, capacity_bytes: u64) -> io::Result<()> {
+        if capacity_bytes > self.file.seek(SeekFrom::End(0))? {
+            self.file.set_len(capacity_bytes)?;
+        }
+        self.capacity_bytes = capacity_bytes;
+        Ok(())
+    }
+
+    fn can_deallocate(&self) -> bool {
+        false
+    }
+
+    /// Written bytes wait in the page cache of the host.
+    fn is_volatile(&self) -> bool {
+        true
+    }
+}
