@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -97,7 +98,9 @@ def test_every_example_runs(page: Path, tmp_path: Path) -> None:
 def stop_daemons(directory: Path) -> None:
     """A page whose examples fail half-way leaves its daemon running."""
     for pid_file in directory.glob("*.pid"):
-        os.kill(int(pid_file.read_text()), signal.SIGTERM)
+        # The daemon may be ending by itself, and removes the file as it does.
+        with suppress(ProcessLookupError, FileNotFoundError):
+            os.kill(int(pid_file.read_text()), signal.SIGTERM)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=page_id)
