@@ -7,6 +7,7 @@
 
 mod errors;
 mod memory;
+mod software;
 mod split_queue;
 
 use pyo3::prelude::*;
@@ -21,5 +22,6 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<memory::DmaSpace>()?;
     module.add_class::<split_queue::SplitLayout>()?;
     module.add_class::<split_queue::SplitQueue>()?;
+    software::register(module)?;
     module.add_function(wrap_pyfunction!(split_queue::split_layout, module)?)
 }

@@ -59,7 +59,7 @@ pub struct DeviceOptions {
     pub read_only: bool,
     /// Keep writes in a cache that a loss of power drops.
     pub volatile_cache: bool,
-    /// Bytes of a logical block: a power of two from 512 to 65536.
+    /// Bytes of a logical block: a power of two from 512 to 2^20.
     pub block_size: u32,
     /// Most bytes in one data segment; 0: no limit.
     pub size_max: u32,
@@ -99,7 +99,7 @@ impl DeviceOptions {
         let queue_size_fits =
             self.queue_size_max.is_power_of_two() && self.queue_size_max <= ring::SIZE_MAX;
         let block_fits =
-            self.block_size.is_power_of_two() && (512..=65536).contains(&self.block_size);
+            self.block_size.is_power_of_two() && (512..=1 << 20).contains(&self.block_size);
         let sectors_per_block = u64::from(self.block_size.max(512)) / SECTOR_BYTES;
         let reason = match self {
             Self { path: Some(path), capacity_sectors: 1.., .. } => format!(
@@ -126,7 +126,7 @@ impl DeviceOptions {
                 format!("serial has {} bytes, more than {ID_BYTES}", serial.len())
             }
             Self { block_size, .. } if !block_fits => {
-                format!("block_size is {block_size}, not a power of two from 512 to 65536")
+                format!("block_size is {block_size}, not a power of two from 512 to 1048576")
             }
             Self { capacity_sectors, block_size, .. }
                 if !capacity_sectors.is_multiple_of(sectors_per_block) =>
@@ -159,7 +159,6 @@ impl DeviceOptions {
             max_write_zeroes_sectors: self.max_write_zeroes_sectors,
             max_segments: SEGMENTS_MAX,
             may_unmap: storage.can_deallocate(),
-            volatile: storage.is_volatile(),
         }
     }
 

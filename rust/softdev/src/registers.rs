@@ -80,8 +80,6 @@ pub(crate) struct Model {
     pub(crate) max_segments: u32,
     /// Whether zeroing gives memory back.
     pub(crate) may_unmap: bool,
-    /// Whether a completed write can be lost with the power.
-    pub(crate) volatile: bool,
 }
 
 /// What a write to the status asks of the device.
@@ -136,7 +134,8 @@ impl Registers {
         self.status = 0;
         self.accepted = 0;
         self.queues.fill(None);
-        self.writeback = self.model.volatile.into();
+        // Where flushes are offered, a driver must expect a cache until it says otherwise.
+        self.writeback = has(self.model.offered, feature::FLUSH).into();
         self.stuck_in_reset = false;
     }
 
@@ -359,7 +358,6 @@ mod tests {
             max_write_zeroes_sectors: 2048,
             max_segments: 16,
             may_unmap: true,
-            volatile: true,
         };
         Registers::new(model, 0x1234)
     }

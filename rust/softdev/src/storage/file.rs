@@ -104,9 +104,4 @@ impl Storage for FileStorage {
     fn can_deallocate(&self) -> bool {
         false
     }
-
-    /// Written bytes wait in the page cache of the host.
-    fn is_volatile(&self) -> bool {
-        true
-    }
 }

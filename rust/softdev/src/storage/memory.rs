@@ -126,10 +126,6 @@ impl Storage for MemoryStorage {
     fn can_deallocate(&self) -> bool {
         true
     }
-
-    fn is_volatile(&self) -> bool {
-        false
-    }
 }
 
 #[cfg(test)]

@@ -68,9 +68,6 @@ pub trait Storage: Send {
 
     /// Whether zeroing gives memory back.
     fn can_deallocate(&self) -> bool;
-
-    /// Whether a completed write can be lost with the power.
-    fn is_volatile(&self) -> bool;
 }
 
 /// Read into a slice.

@@ -192,10 +192,6 @@ impl Storage for WriteCache {
     fn can_deallocate(&self) -> bool {
         self.base.can_deallocate()
     }
-
-    fn is_volatile(&self) -> bool {
-        true
-    }
 }
 
 #[cfg(test)]
