@@ -70,13 +70,24 @@ class RequestQueue(Protocol):
         """Run a whole batch at full depth and wait for it.
 
         `statuses`: one writable byte per record; a record that did not complete keeps
-        STATUS_PENDING. Raises as `submit_many` does, RequestTimeoutError after `timeout_s`
+        STATUS_PENDING, and so does one that the device calls a success while its used length
+        does not reach the status byte (VIRTIO 1.4, 2.7.8.2; not on the legacy interface). Raises as `submit_many` does, RequestTimeoutError after `timeout_s`
         (None: no bound but the device's hang-up), KeyboardInterrupt from a signal handler;
         then what the device owns it still owns, and its buffers stay pinned.
         """
 
     def wait(self, timeout_s: float | None = None) -> bool:
-        """Wait until `reap_many` has something to hand out; False after `timeout_s`."""
+        """Wait until `reap_many` has something to hand out, an error included.
+
+        False after `timeout_s`, and at once if nothing is in flight.
+        """
+
+    def arm(self) -> bool:
+        """Ask for an interrupt at the next completion, before waiting on `fileno()` elsewhere.
+
+        Whether `reap_many` has something already. Not while another thread is in `wait` or
+        `execute`, which switch interrupts off when they come back.
+        """
 
     def abort(self, reason: str) -> None:
         """Stop using the queue: every waiter and every later call gets DeviceGoneError(reason)."""

@@ -1,10 +1,12 @@
 //! The thin PyO3 binding of the Rust core: the extension module `vioblk._native`.
 //!
 //! It converts and checks arguments, and turns errors into exceptions; it decides nothing. Unsafe
-//! code is confined to the buffer protocol in `memory`.
+//! code is confined to the buffer protocol, in `memory` and `bytes`.
 
 #![deny(unsafe_code)]
 
+mod block_queue;
+mod bytes;
 mod errors;
 mod memory;
 mod software;
@@ -22,6 +24,8 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<memory::DmaSpace>()?;
     module.add_class::<split_queue::SplitLayout>()?;
     module.add_class::<split_queue::SplitQueue>()?;
+    module.add_class::<block_queue::BlockLimits>()?;
+    module.add_class::<block_queue::BlockQueue>()?;
     software::register(module)?;
     module.add_function(wrap_pyfunction!(split_queue::split_layout, module)?)
 }

@@ -1,17 +1,28 @@
 //! The driver's half of virtqueues, and of the block requests on them.
 //!
-//! Reading order: [`layout`], [`split`], then [`request`], [`slots`] and [`queue`]. No Python and
+//! Reading order: `layout`, `split`, then `request`, `slots` and `queue`. No Python and
 //! no unsafe code; every access to shared memory goes through `shm`.
 
 #![forbid(unsafe_code)]
 
+#[cfg(not(loom))]
+mod batch;
 mod error;
 mod event;
 mod free_list;
 mod layout;
+#[cfg(not(loom))]
+mod queue;
+pub mod request;
+#[cfg(not(loom))]
+mod slots;
 mod split;
 
 pub use error::{Broken, LayoutError, PushError};
 pub use event::event_passed;
 pub use layout::{DESCRIPTOR_BYTES, QUEUE_SIZE_MAX, SplitLayout};
+#[cfg(not(loom))]
+pub use queue::{BlockQueue, Execution, NewQueueError, QueueError, TICK, Wires};
+#[cfg(not(loom))]
+pub use slots::STATUS_PENDING;
 pub use split::{SplitOptions, SplitQueue, Used};

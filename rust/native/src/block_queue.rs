@@ -1,0 +1,350 @@
+//! `BlockQueue`: block requests in batches, as Python sees them.
+
+use std::collections::BTreeSet;
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use pyo3::exceptions::{PyBufferError, PyOSError, PyValueError};
+use pyo3::prelude::*;
+use shm::fork::Owner;
+use vring::request::{Completion, Limits, Request, RequestError};
+use vring::{NewQueueError, QueueError, SplitOptions, Wires};
+
+use crate::bytes::RecordBuffer;
+use crate::errors;
+use crate::memory::{DmaSpace, Region};
+use crate::split_queue::{SplitLayout, layout_of};
+
+/// How long a batch may be waited for while the interpreter's lock is held: giving it up and
+/// taking it again costs about as much as a fast device takes to answer.
+const SPIN: Duration = Duration::from_micros(20);
+
+/// What a request record may ask for, as negotiated.
+#[pyclass(frozen, module = "vioblk._native")]
+#[derive(Clone, Copy)]
+pub(crate) struct BlockLimits(Limits);
+
+#[pymethods]
+impl BlockLimits {
+    #[new]
+    #[pyo3(signature = (
+        *, capacity_sectors, request_types, read_only=false, size_max=0, seg_max=0,
+        max_discard_sectors=0, max_write_zeroes_sectors=0
+    ))]
+    fn new(
+        capacity_sectors: u64,
+        request_types: BTreeSet<u32>,
+        read_only: bool,
+        size_max: u32,
+        seg_max: u32,
+        max_discard_sectors: u32,
+        max_write_zeroes_sectors: u32,
+    ) -> PyResult<Self> {
+        if let Some(kind) = request_types.iter().find(|&&kind| kind >= 64) {
+            return Err(PyValueError::new_err(format!("{kind} is no request type")));
+        }
+        let kinds = request_types.iter().fold(0, |kinds, kind| kinds | 1 << kind);
+        Ok(Self(Limits {
+            capacity_sectors,
+            kinds,
+            read_only,
+            size_max,
+            seg_max,
+            max_discard_sectors,
+            max_write_zeroes_sectors,
+        }))
+    }
+
+    #[getter]
+    fn capacity_sectors(&self) -> u64 {
+        self.0.capacity_sectors
+    }
+
+    #[getter]
+    fn request_types<'py>(
+        &self,
+        py: Python<'py>,
+    ) -> PyResult<Bound<'py, pyo3::types::PyFrozenSet>> {
+        let kinds: Vec<u32> = (0..64).filter(|kind| self.0.kinds >> kind & 1 == 1).collect();
+        pyo3::types::PyFrozenSet::new(py, kinds)
+    }
+
+    #[getter]
+    fn read_only(&self) -> bool {
+        self.0.read_only
+    }
+
+    #[getter]
+    fn size_max(&self) -> u32 {
+        self.0.size_max
+    }
+
+    #[getter]
+    fn seg_max(&self) -> u32 {
+        self.0.seg_max
+    }
+
+    #[getter]
+    fn max_discard_sectors(&self) -> u32 {
+        self.0.max_discard_sectors
+    }
+
+    #[getter]
+    fn max_write_zeroes_sectors(&self) -> u32 {
+        self.0.max_write_zeroes_sectors
+    }
+}
+
+/// An error of the queue or an exception of Python's (a signal handler's).
+enum WaitError {
+    Queue(QueueError),
+    Python(PyErr),
+}
+
+impl From<QueueError> for WaitError {
+    fn from(error: QueueError) -> Self {
+        Self::Queue(error)
+    }
+}
+
+impl WaitError {
+    fn into_py(self, py: Python<'_>) -> PyErr {
+        match self {
+            Self::Queue(error) => of_queue(py, error),
+            Self::Python(error) => error,
+        }
+    }
+}
+
+/// Let signal handlers run; an exception that one raises ends the wait.
+fn check_signals() -> Result<(), WaitError> {
+    Python::attach(|py| py.check_signals()).map_err(WaitError::Python)
+}
+
+fn of_queue(py: Python<'_>, error: QueueError) -> PyErr {
+    let text = error.to_string();
+    let name = match error {
+        QueueError::Request { error, .. } => match error {
+            RequestError::NoRegion(_) => return PyBufferError::new_err(text),
+            RequestError::Unsupported(_) => "UnsupportedError",
+            RequestError::ReadOnly => "ReadOnlyError",
+            RequestError::ZeroLength => "ZeroLengthError",
+            RequestError::Unaligned(_) => "UnalignedError",
+            RequestError::BeyondEnd { .. } => "BeyondEndError",
+            RequestError::TooLong { .. } => "RequestTooLongError",
+            RequestError::Field { .. } | RequestError::OutsideRegion { .. } => {
+                "InvalidRequestError"
+            }
+        },
+        QueueError::Broken(_) => "QueueBroken",
+        QueueError::Gone(_) | QueueError::Reset => "DeviceGoneError",
+        QueueError::Timeout { .. } => "RequestTimeoutError",
+    };
+    errors::named(py, name, text)
+}
+
+fn decode(py: Python<'_>, requests: &Bound<'_, PyAny>) -> PyResult<Vec<Request>> {
+    // Copied once, under the interpreter's lock, so that what is checked is what is sent.
+    let bytes = RecordBuffer::get(requests, Request::BYTES, "request records")?.copy(py);
+    let (records, _) = bytes.as_chunks::<{ Request::BYTES }>();
+    Ok(records.iter().map(Request::decode).collect())
+}
+
+fn deadline_of(timeout_s: Option<f64>) -> PyResult<Option<Instant>> {
+    let Some(seconds) = timeout_s else { return Ok(None) };
+    let timeout = Duration::try_from_secs_f64(seconds.max(0.0))
+        .map_err(|_| PyValueError::new_err(format!("{seconds} is no number of seconds")))?;
+    Ok(Instant::now().checked_add(timeout))
+}
+
+fn duplicate(fd: Option<i32>) -> PyResult<Option<OwnedFd>> {
+    Ok(fd.map(shm::duplicate_fd).transpose()?)
+}
+
+/// A split ring with request slots, a doorbell and a way to wait.
+#[pyclass(frozen, module = "vioblk._native")]
+pub(crate) struct BlockQueue {
+    queue: vring::BlockQueue,
+    owner: Owner,
+}
+
+impl BlockQueue {
+    fn here(&self, py: Python<'_>) -> PyResult<&vring::BlockQueue> {
+        if self.owner.is_here() { Ok(&self.queue) } else { Err(errors::forked(py)) }
+    }
+
+    /// Run a batch; what came of it, and the statuses so far in any case.
+    fn run(
+        &self,
+        py: Python<'_>,
+        execution: &mut vring::Execution,
+        deadline: Option<Instant>,
+    ) -> Result<(), WaitError> {
+        if self.queue.spin(execution, SPIN)? {
+            return Ok(());
+        }
+        py.detach(|| self.queue.finish(execution, deadline, check_signals))
+    }
+}
+
+#[pymethods]
+impl BlockQueue {
+    #[new]
+    #[pyo3(signature = (
+        space, ring, slots, size, limits, *, legacy_align=None, indirect_table_size=0,
+        event_idx=false, strict=false, kick_fd=None, interrupt_fd=None, hangup_fd=None
+    ))]
+    #[allow(clippy::too_many_arguments)] // keywords, in Python
+    fn new(
+        py: Python<'_>,
+        space: &DmaSpace,
+        ring: &Region,
+        slots: &Region,
+        size: i64,
+        limits: &BlockLimits,
+        legacy_align: Option<i64>,
+        indirect_table_size: i64,
+        event_idx: bool,
+        strict: bool,
+        kick_fd: Option<i32>,
+        interrupt_fd: Option<i32>,
+        hangup_fd: Option<i32>,
+    ) -> PyResult<Self> {
+        let layout = layout_of(size, legacy_align, indirect_table_size)?;
+        let options = SplitOptions { event_idx, strict };
+        let ring = vring::SplitQueue::new(ring.pin(py)?, layout, options)
+            .map_err(|error| PyValueError::new_err(error.to_string()))?;
+        let wires = Wires {
+            kick: duplicate(kick_fd)?,
+            interrupt: duplicate(interrupt_fd)?,
+            hangup: duplicate(hangup_fd)?,
+        };
+        let (space, slots) = (space.space.clone(), slots.pin(py)?);
+        let legacy = legacy_align.is_some();
+        let queue = vring::BlockQueue::new(ring, space, slots, limits.0, legacy, wires);
+        let queue = queue.map_err(|error| match error {
+            NewQueueError::Layout(error) => PyValueError::new_err(error.to_string()),
+            NewQueueError::Io(error) => PyOSError::new_err(error.to_string()),
+        })?;
+        Ok(Self { queue, owner: Owner::here() })
+    }
+
+    #[staticmethod]
+    fn slots_length(size: usize) -> usize {
+        vring::BlockQueue::slots_length(size)
+    }
+
+    #[getter]
+    fn size(&self) -> u16 {
+        self.queue.layout().size
+    }
+
+    #[getter]
+    fn layout(&self) -> SplitLayout {
+        SplitLayout(*self.queue.layout())
+    }
+
+    #[getter]
+    fn depth(&self, py: Python<'_>) -> PyResult<usize> {
+        Ok(self.here(py)?.depth())
+    }
+
+    #[getter]
+    fn in_flight(&self, py: Python<'_>) -> PyResult<usize> {
+        Ok(self.here(py)?.in_flight())
+    }
+
+    #[getter]
+    fn broken(&self, py: Python<'_>) -> PyResult<Option<String>> {
+        Ok(self.here(py)?.broken())
+    }
+
+    #[getter]
+    fn kick_count(&self, py: Python<'_>) -> PyResult<u64> {
+        Ok(self.here(py)?.kick_count())
+    }
+
+    #[getter]
+    fn limits(&self, py: Python<'_>) -> PyResult<BlockLimits> {
+        Ok(BlockLimits(self.here(py)?.limits()))
+    }
+
+    #[setter]
+    fn set_limits(&self, py: Python<'_>, limits: &BlockLimits) -> PyResult<()> {
+        self.here(py)?.set_limits(limits.0);
+        Ok(())
+    }
+
+    fn fileno(&self, py: Python<'_>) -> PyResult<i32> {
+        Ok(self.here(py)?.poll_fd())
+    }
+
+    fn take_kick(&self, py: Python<'_>) -> PyResult<bool> {
+        Ok(self.here(py)?.take_kick())
+    }
+
+    #[pyo3(signature = (requests, /))]
+    fn submit_many(&self, py: Python<'_>, requests: &Bound<'_, PyAny>) -> PyResult<usize> {
+        let queue = self.here(py)?;
+        let requests = decode(py, requests)?;
+        queue.submit_many(&requests).map_err(|error| of_queue(py, error))
+    }
+
+    #[pyo3(signature = (out, /))]
+    fn reap_many(&self, py: Python<'_>, out: &Bound<'_, PyAny>) -> PyResult<usize> {
+        let queue = self.here(py)?;
+        let buffer = RecordBuffer::get_writable(out, Completion::BYTES, "completion records")?;
+        let mut index = 0;
+        let reaped = queue.reap_many(buffer.count(), |completion| {
+            buffer.write(py, index, &completion.encode());
+            index += 1;
+        });
+        reaped.map_err(|error| of_queue(py, error))
+    }
+
+    #[pyo3(signature = (requests, statuses, timeout_s=None))]
+    fn execute(
+        &self,
+        py: Python<'_>,
+        requests: &Bound<'_, PyAny>,
+        statuses: &Bound<'_, PyAny>,
+        timeout_s: Option<f64>,
+    ) -> PyResult<()> {
+        let queue = self.here(py)?;
+        let deadline = deadline_of(timeout_s)?;
+        let requests = decode(py, requests)?;
+        let buffer = RecordBuffer::get_writable(statuses, 1, "statuses")?;
+        if buffer.count() != requests.len() {
+            return Err(PyValueError::new_err(format!(
+                "{} requests need as many status bytes, not {}",
+                requests.len(),
+                buffer.count(),
+            )));
+        }
+        let mut execution = queue.begin(requests).map_err(|error| of_queue(py, error))?;
+        let outcome = self.run(py, &mut execution, deadline);
+        buffer.write_all(py, &queue.end(execution));
+        outcome.map_err(|error| error.into_py(py))
+    }
+
+    #[pyo3(signature = (timeout_s=None))]
+    fn wait(&self, py: Python<'_>, timeout_s: Option<f64>) -> PyResult<bool> {
+        let queue = self.here(py)?;
+        let deadline = deadline_of(timeout_s)?;
+        let waited = py.detach(|| queue.wait(deadline, check_signals));
+        waited.map_err(|error| error.into_py(py))
+    }
+
+    fn arm(&self, py: Python<'_>) -> PyResult<bool> {
+        self.here(py)?.arm().map_err(|error| of_queue(py, error))
+    }
+
+    fn abort(&self, py: Python<'_>, reason: String) -> PyResult<()> {
+        self.here(py)?.abort(reason);
+        Ok(())
+    }
+
+    fn reclaim(&self, py: Python<'_>) -> PyResult<Vec<u64>> {
+        Ok(self.here(py)?.reclaim())
+    }
+}
