@@ -107,9 +107,9 @@ DIST ?= dist
 .PHONY: wheel
 wheel: $(STAMPS)/dev
 	@rm -f $(DIST)/vioblk-*
-	$(BIN)/maturin sdist --quiet --out $(DIST)
+	$(BIN)/maturin sdist --out $(DIST)
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/maturin build --quiet --locked --release \
-		--zig --compatibility manylinux_2_28 --out $(DIST)
+		--strip --zig --compatibility manylinux_2_28 --out $(DIST)
 	$(BIN)/python -m tests.packaging.check_wheel $(DIST)/vioblk-*.whl
 	ls $(DIST)
 
