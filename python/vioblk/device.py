@@ -8,7 +8,7 @@ Nothing here knows of blocks.
 import os
 import time
 from collections.abc import Callable, Sequence
-from threading import Lock, RLock
+from threading import RLock, get_ident
 from typing import Any, Final
 
 from vioblk._native import split_layout
@@ -79,8 +79,9 @@ class VirtioDevice:
         self._offered = FeatureSet(device_type=transport.device_type)
         self._negotiation: Negotiation | None = None
         self._queues: dict[int, QueueHandle[Any]] = {}
-        self._close_lock = Lock()
+        self._close_lock = RLock()
         self._closing = False
+        self._notified_thread: int | None = None
 
     # What is known
 
@@ -149,7 +150,9 @@ class VirtioDevice:
             self._driver = driver
             self._advance(Status.ACKNOWLEDGE, DeviceState.ACKNOWLEDGED)
             self._advance(Status.DRIVER, DeviceState.DRIVER)
-            self._settle_features(driver, force_on, force_off)
+            self._choose_features(driver, force_on, force_off)
+            driver.check(self)
+            self._confirm_features()
             driver.start(self)
             self._go_live(driver)
         except BaseException as error:
@@ -171,10 +174,10 @@ class VirtioDevice:
     def _read_status(self) -> Status:
         return Status(self.transport.read_status() & _KNOWN_STATUS)
 
-    def _settle_features(
+    def _choose_features(
         self, driver: Driver, force_on: frozenset[int], force_off: frozenset[int]
     ) -> None:
-        """Steps 4 to 6: choose, write the choice, set FEATURES_OK and see whether it stays."""
+        """Read what is offered, and choose; nothing is written yet."""
         transport = self.transport
         self._offered = FeatureSet.from_mask(
             transport.read_features(), device_type=transport.device_type
@@ -187,8 +190,10 @@ class VirtioDevice:
             force_on=force_on,
             force_off=force_off,
         )
-        driver.check(self)
-        transport.write_features(self.accepted.mask)
+
+    def _confirm_features(self) -> None:
+        """Write the choice, set FEATURES_OK, and see whether the device left it set."""
+        self.transport.write_features(self.accepted.mask)
         self._advance(Status.FEATURES_OK, DeviceState.FEATURES_OK)
         if not self._read_status() & Status.FEATURES_OK:
             raise NegotiationError(
@@ -376,8 +381,10 @@ class VirtioDevice:
                 return
         try:
             if self._state is DeviceState.LIVE and not self._closing:
+                self._notified_thread = get_ident()
                 self._look_again()
         finally:
+            self._notified_thread = None
             self.lock.release()
 
     def _look_again(self) -> None:
@@ -457,6 +464,8 @@ class VirtioDevice:
         flight counts as lost. Memory that the device might still reach is never reused.
         """
         refuse_after_fork(self, "close")
+        if self._closing and self._notified_thread == get_ident():
+            return  # Another thread is closing the device, and waits for this notification to end.
         with self._close_lock:
             if self._state is DeviceState.CLOSED:
                 return

@@ -139,6 +139,9 @@ class FeatureSet(AbstractSet[int]):
     def __len__(self) -> int:
         return len(self._bits)
 
+    def __eq__(self, other: object) -> bool:
+        return self._bits == other if isinstance(other, AbstractSet) else NotImplemented
+
     def __hash__(self) -> int:
         return hash(self._bits)
 

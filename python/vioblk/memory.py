@@ -4,7 +4,7 @@ from threading import Lock
 from typing import Final
 
 from vioblk._native import DmaSpace, Region
-from vioblk.errors import StateError
+from vioblk.errors import StateError, TransportError
 from vioblk.transport.base import Transport
 
 FIRST_MAPPING_BYTES: Final = 4 << 20
@@ -36,7 +36,7 @@ class DmaMemory:
         """A zeroed region. `align`: a power of two up to 4096.
 
         Raises ValueError, MemoryError (saying what was asked for and what is left), StateError
-        after the device was closed.
+        after the device was closed, TransportError.
         """
         if length_bytes <= 0:
             raise ValueError(f"a region has at least one byte, not {length_bytes}")
@@ -73,7 +73,9 @@ class DmaMemory:
         length = (wanted + unit - 1) // unit * unit
         try:
             transport.map_memory(length)
-        except (OSError, OverflowError) as error:
+        except TransportError:
+            raise  # The device is out of reach, which is no lack of memory.
+        except (OSError, MemoryError) as error:
             raise MemoryError(
                 f"no room for {length_bytes} bytes: mapping {length} more failed: {error}"
             ) from error

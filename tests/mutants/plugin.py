@@ -1,0 +1,26 @@
+"""The pytest side: puts the mutant that VIOBLK_MUTANT names in place."""
+
+import os
+
+import pytest
+
+VARIABLE = "VIOBLK_MUTANT"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Before any test is collected, so that tests import the mutant."""
+    name = os.environ.get(VARIABLE)
+    if name is None:
+        return
+    from tests.mutants.catalogue import all_mutants
+
+    mutants = all_mutants()
+    if name not in mutants:
+        raise pytest.UsageError(f"{VARIABLE}={name}: there are {', '.join(sorted(mutants))}")
+    mutants[name].apply()
+
+
+def pytest_report_header() -> str | None:
+    """So that nobody takes a mutant's results for the real ones."""
+    name = os.environ.get(VARIABLE)
+    return f"MUTANT {name} is in place: its test must fail" if name else None

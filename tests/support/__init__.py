@@ -1,0 +1,1 @@
+"""Equipment that several tests share."""
