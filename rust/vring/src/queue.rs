@@ -12,7 +12,7 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use shm::{DmaSpace, Doorbell, EventFd, Pin, Poller, Watch};
+use shm::{DmaSpace, Doorbell, EventFd, Pin, Poller, Ready, Watch};
 
 use crate::batch::{Batch, Batches};
 use crate::error::{Broken, LayoutError, PushError};
@@ -476,6 +476,12 @@ impl BlockQueue {
     /// there is something to reap already.
     pub fn arm(&self) -> Result<bool, QueueError> {
         let mut state = self.lock();
+        if !state.waiter {
+            // What woke the caller is taken out: else the epoll descriptor would stay readable,
+            // and an event loop that watches it would spin.
+            let ready = self.poller.wait(Duration::ZERO).map(Iterator::collect);
+            Self::note(&mut state, ready);
+        }
         state.check()?;
         let more = state.slots.ring_mut().arm().map_err(QueueError::Broken)?;
         Ok(more || !state.finished.is_empty())
@@ -494,11 +500,19 @@ impl BlockQueue {
         }
         state.waiter = true;
         drop(state);
-        let ready = self.poller.wait(wait).map(Iterator::collect::<Vec<_>>);
+        let ready = self.poller.wait(wait).map(Iterator::collect);
         let mut state = self.lock();
         state.waiter = false;
         state.slots.ring_mut().disarm();
-        let came = match ready {
+        let came = Self::note(&mut state, ready);
+        // The role is free again; whoever still waits takes it.
+        self.turn.notify_all();
+        came
+    }
+
+    /// Note what epoll found; whether it found anything.
+    fn note(state: &mut State, ready: io::Result<Vec<Ready>>) -> bool {
+        match ready {
             Ok(ready) => {
                 if ready.iter().any(|ready| ready.token == HANG_UP) && state.gone.is_none() {
                     state.gone = Some("the device hung up".into());
@@ -509,10 +523,7 @@ impl BlockQueue {
                 state.gone = Some(format!("waiting for the device failed: {error}"));
                 true
             }
-        };
-        // The role is free again; whoever still waits takes it.
-        self.turn.notify_all();
-        came
+        }
     }
 
     /// Give the queue up: every waiter and every later call gets an error with this reason.
