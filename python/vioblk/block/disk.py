@@ -308,11 +308,13 @@ class BlockDevice:
     @property
     def device(self) -> VirtioDevice:
         """The virtio device underneath: states, features, configuration, the transport."""
+        self._gate.check_process()
         return self._device
 
     @property
     def timeout_s(self) -> float:
         """How long a batch of requests may take."""
+        self._gate.check_process()
         return self._transfers.timeout_s
 
     def _capacity(self) -> int:

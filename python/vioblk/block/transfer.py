@@ -14,6 +14,7 @@ from vioblk.block.request import (
     STATUS_PENDING,
     RequestType,
 )
+from vioblk.errors import StateError
 from vioblk.memory import DmaMemory
 
 MAX_BATCH_REQUESTS: Final = 256
@@ -32,8 +33,10 @@ class Transfers:
         self._turn = itertools.count()
 
     def next_queue(self) -> RequestQueue:
-        """The queues take turns."""
+        """The queues take turns. Raises StateError if there are none, as after a failed reset."""
         queues = self._driver.queues
+        if not queues:
+            raise StateError("the device has no queues now; reset or close the disk")
         return queues[next(self._turn) % len(queues)]
 
     def run(self, batch: bytearray) -> None:
