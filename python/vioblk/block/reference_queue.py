@@ -37,6 +37,7 @@ from vioblk.block.request import (
     COMPLETION_RECORD,
     SECTOR_BYTES,
     STATUS_PENDING,
+    RequestStatus,
     RequestType,
 )
 from vioblk.compat import Buffer
@@ -194,7 +195,8 @@ class ReferenceBlockQueue:
         self._limits = limits
         if size < _SIZE_MIN:
             raise ValueError(f"queue size {size} is too small: a request needs 3 descriptors")
-        self._kick_fd: Final = kick_fd
+        self._legacy: Final = legacy_align is not None
+        self._kick_fd: Final = None if kick_fd is None else _duplicate(self, kick_fd)
         self._kick_count = 0
         self._kick_wanted = False
         self._wakeups: Final = _Wakeups(interrupt_fd, hangup_fd)
@@ -203,6 +205,7 @@ class ReferenceBlockQueue:
         self._lock: Final = threading.Lock()
         self._changed: Final = threading.Condition(self._lock)
         self._somebody_waits = False
+        self._reset_count = 0
         self._in_flight: dict[int, _InFlight] = {}
         self._completed: deque[tuple[int, int, int]] = deque()
         self._gone: str | None = None
@@ -239,7 +242,9 @@ class ReferenceBlockQueue:
     @property
     def broken(self) -> str | None:
         """Why the queue can no longer be used until a reset; None while it can."""
-        return self._ring.broken or self._gone
+        if self._gone is None and self._ring.broken is not None:
+            return _breach(self._ring.broken)
+        return self._gone
 
     @property
     def kick_count(self) -> int:
@@ -269,42 +274,41 @@ class ReferenceBlockQueue:
 
     def submit_many(self, requests: Buffer, /) -> int:
         """Submit records in order; how many were accepted from the front."""
-        checked = self._check(requests)
+        self._refuse_after_fork()
         with self._lock:
-            self._refuse_if_unusable()
-            return self._submit(checked, 0, None)
+            return self._submit(self._check(requests), 0, None)
 
     def reap_many(self, out: Buffer, /) -> int:
         """Fill `out` with completion records; how many were filled."""
         self._refuse_after_fork()
         with memoryview(out).cast("B") as records, self._lock:
-            if not self._somebody_waits:
-                self._look_for_hangup(0)
+            room = len(records) // COMPLETION_RECORD.size
             self._reap()
-            count = min(len(self._completed), len(records) // COMPLETION_RECORD.size)
+            count = min(len(self._completed), room)
             for index in range(count):
                 completion = self._completed.popleft()
                 COMPLETION_RECORD.pack_into(records, index * COMPLETION_RECORD.size, *completion)
-            if not count and not self._completed:
+            if room and not count:
                 self._refuse_if_unusable()
             return count
 
     def execute(self, requests: Buffer, statuses: Buffer, timeout_s: float | None = None) -> None:
         """Run a whole batch at full depth and wait for it; one status byte per record."""
+        self._refuse_after_fork()
         deadline = _deadline(timeout_s)
-        checked = self._check(requests)
-        batch = _Batch(_status_bytes(statuses, len(checked)), len(checked))
-        try:
-            with self._lock:
-                self._refuse_if_unusable()
+        with self._lock:
+            checked = self._check(requests)
+            batch = _Batch(_status_bytes(statuses, len(checked)), len(checked))
+            try:
                 self._run(checked, batch, deadline)
-        finally:
-            batch.give_up()
+            finally:
+                batch.give_up()
 
     def _run(
         self, checked: Sequence[CheckedRequest], batch: _Batch, deadline: float | None
     ) -> None:
         submitted_count = 0
+        reset_count = self._reset_count
         while True:
             submitted_count += self._submit(checked, submitted_count, batch)
             reaped_count = self._reap()
@@ -315,21 +319,37 @@ class ReferenceBlockQueue:
                 continue  # there is room again
             if not self._sleep(deadline):
                 raise RequestTimeoutError(
-                    f"{batch.pending_count} of {len(checked)} requests did not complete in time"
+                    f"timed out with {len(checked) - batch.pending_count} of {len(checked)}"
+                    " requests completed; the device may still use the buffers of the others"
+                    " until it is reset"
                 )
+            if reset_count != self._reset_count:
+                raise DeviceGoneError("the device was reset while the request was in flight")
+            self._refuse_if_unusable()
 
     def wait(self, timeout_s: float | None = None) -> bool:
-        """Wait until reap_many has something to hand out; False after `timeout_s`."""
+        """Wait until reap_many has something to hand out, an error included.
+
+        False after `timeout_s`, and at once if nothing is in flight.
+        """
         self._refuse_after_fork()
         deadline = _deadline(timeout_s)
         with self._lock:
             while True:
                 self._reap()
-                if self._completed:
+                if self._completed or self.broken is not None:
                     return True
-                self._refuse_if_unusable()
-                if not self._sleep(deadline):
+                if not self._in_flight or not self._sleep(deadline):
                     return False
+
+    def arm(self) -> bool:
+        """Whether reap_many has something already. (Interrupts are always on here.)"""
+        self._refuse_after_fork()
+        with self._lock:
+            if not self._somebody_waits:
+                self._look_for_hangup(0)  # takes out what woke the caller: `fileno` is quiet again
+            self._refuse_if_unusable()
+            return self._ring.arm() or bool(self._completed)
 
     def abort(self, reason: str) -> None:
         """Stop using the queue: every waiter and later call gets DeviceGoneError(reason)."""
@@ -339,15 +359,16 @@ class ReferenceBlockQueue:
         self._wakeups.wake()
 
     def reclaim(self) -> list[int]:
-        """After a confirmed reset only: the tokens of requests that never completed."""
+        """After a confirmed reset only: the tokens of submitted requests that never completed."""
         with self._lock:
             self._ring.reclaim()
-            tokens = [request.token for _, request in sorted(self._in_flight.items())]
+            lost = [self._in_flight[head] for head in sorted(self._in_flight)]
             self._in_flight.clear()
             self._kick_wanted = False
             self._gone = None
+            self._reset_count += 1
             self._changed.notify_all()
-            return tokens
+            return [request.token for request in lost if request.batch is None]
 
     # -- Submitting and reaping, with the lock held -------------------------------------------
 
@@ -378,11 +399,11 @@ class ReferenceBlockQueue:
 
     def _notify(self) -> None:
         """Always: whether the device wants it cannot be told without a fence."""
+        self._kick_count += 1
         if self._kick_fd is None:
             self._kick_wanted = True
-            return
-        os.eventfd_write(self._kick_fd, 1)
-        self._kick_count += 1
+        else:
+            os.eventfd_write(self._kick_fd, 1)
 
     def _reap(self) -> int:
         """Take back what the device has used, for whoever waits for it; how many there were."""
@@ -397,12 +418,17 @@ class ReferenceBlockQueue:
         return len(completions)
 
     def _complete(self, completion: Completion) -> None:
-        status = self._slots.status(completion.head)
         request = self._in_flight.pop(completion.head)
+        status = self._slots.status(completion.head)
+        # The status is the last writable byte. Success that lies past the used length was not
+        # reported, whatever the byte holds (VIRTIO 1.4, 2.7.8.3 Driver Requirements: The
+        # Virtqueue Used Ring). Legacy devices do not set the length reliably.
+        status_was_written = completion.written_bytes > request.data_writable_bytes
+        if status == RequestStatus.OK and not status_was_written and not self._legacy:
+            status = STATUS_PENDING
         if request.batch is not None:
             request.batch.complete(request.index, status)
         else:
-            # The status is the last byte: what was written in full is one more than the data.
             data_bytes = min(completion.written_bytes, request.data_writable_bytes)
             self._completed.append((request.token, data_bytes, status))
 
@@ -443,7 +469,7 @@ class ReferenceBlockQueue:
     # -- Checks ------------------------------------------------------------------------------
 
     def _check(self, requests: Buffer) -> list[CheckedRequest]:
-        self._refuse_after_fork()
+        self._refuse_if_unusable()
         return check_requests(requests, self._limits, self._space, self._segments_max())
 
     def _segments_max(self) -> int:
@@ -455,10 +481,10 @@ class ReferenceBlockQueue:
         return min(wanted, self.size - _FRAME_DESCRIPTORS)
 
     def _refuse_if_unusable(self) -> None:
-        if self._ring.broken is not None:
-            raise QueueBroken(self._ring.broken)
         if self._gone is not None:
             raise DeviceGoneError(self._gone)
+        if self._ring.broken is not None:
+            raise QueueBroken(_breach(self._ring.broken))
 
     def _refuse_after_fork(self) -> None:
         if os.getpid() != self._process_id:
@@ -470,16 +496,17 @@ class _Wakeups:
 
     def __init__(self, interrupt_fd: int | None, hangup_fd: int | None) -> None:
         self.interrupts: Final = interrupt_fd is not None
-        self._hangup_fd: Final = hangup_fd
         self._epoll: Final = select.epoll()
         self._wake_fd: Final = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         weakref.finalize(self, os.close, self._wake_fd)
+        self._hangup_fd: Final = None if hangup_fd is None else _duplicate(self, hangup_fd)
         # Edge-triggered, because nobody reads these descriptors: each write is an edge.
         self._epoll.register(self._wake_fd, select.EPOLLIN | select.EPOLLET)
         if interrupt_fd is not None:
-            self._epoll.register(interrupt_fd, select.EPOLLIN | select.EPOLLET)
-        if hangup_fd is not None:
-            self._epoll.register(hangup_fd, select.EPOLLRDHUP)
+            own_fd = _duplicate(self, interrupt_fd)
+            self._epoll.register(own_fd, select.EPOLLIN | select.EPOLLET)
+        if self._hangup_fd is not None:
+            self._epoll.register(self._hangup_fd, select.EPOLLRDHUP)
 
     def fileno(self) -> int:
         return self._epoll.fileno()
@@ -490,6 +517,17 @@ class _Wakeups:
     def wait(self, timeout_s: float) -> bool:
         """Sleep at most `timeout_s`; whether the other side has hung up."""
         return any(fd == self._hangup_fd for fd, _ in self._epoll.poll(timeout_s))
+
+
+def _duplicate(owner: object, fd: int) -> int:
+    """A descriptor that lives as long as `owner`, whatever becomes of the original."""
+    own_fd = os.dup(fd)
+    weakref.finalize(owner, os.close, own_fd)
+    return own_fd
+
+
+def _breach(reason: str) -> str:
+    return f"the device broke the rules of the ring: {reason}"
 
 
 def _deadline(timeout_s: float | None) -> float | None:

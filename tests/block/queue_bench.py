@@ -1,0 +1,248 @@
+"""Request queues of both languages, with a puppet or the software device at the other end."""
+
+import os
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple, TypeAlias
+
+from tests.ring.puppet import Part, PuppetDevice
+from vioblk._native import BlockLimits, BlockQueue, DmaSpace, Region, SoftwareDevice
+from vioblk.block.queue import RequestQueue
+from vioblk.block.reference_queue import ReferenceBlockQueue
+from vioblk.block.request import COMPLETION_RECORD, REQUEST_RECORD, RequestType
+from vioblk.ring.reference import split_layout
+
+Language: TypeAlias = Literal["native", "reference"]
+
+CAPACITY_SECTORS = 4096
+DATA_BYTES = 1 << 20
+MEMORY_BYTES = 1 << 22
+DEVICE_ADDRESS = 0x1_0000_0000
+STATUS_OFFSET = 32
+
+VERSION_1, INDIRECT_DESC, FLUSH, DISCARD, WRITE_ZEROES = 1 << 32, 1 << 28, 1 << 9, 1 << 13, 1 << 14
+ACKNOWLEDGE, DRIVER, DRIVER_OK, FEATURES_OK = 1, 2, 4, 8
+
+
+class Done(NamedTuple):
+    """A completion record, unpacked."""
+
+    token: int
+    written_bytes: int
+    status: int
+
+
+class Header(NamedTuple):
+    """The header of a request, as the device reads it."""
+
+    type: int
+    reserved: int
+    sector: int
+
+
+def limits_of(
+    *,
+    request_types: Iterable[int] = tuple(RequestType),
+    read_only: bool = False,
+    size_max: int = 0,
+    seg_max: int = 0,
+    max_discard_sectors: int = 1024,
+    max_write_zeroes_sectors: int = 512,
+    capacity_sectors: int = CAPACITY_SECTORS,
+) -> BlockLimits:
+    return BlockLimits(
+        capacity_sectors=capacity_sectors,
+        request_types=frozenset(int(kind) for kind in request_types),
+        read_only=read_only,
+        size_max=size_max,
+        seg_max=seg_max,
+        max_discard_sectors=max_discard_sectors,
+        max_write_zeroes_sectors=max_write_zeroes_sectors,
+    )
+
+
+@dataclass
+class QueueBench:
+    """A request queue and memory for its data."""
+
+    space: DmaSpace
+    ring_region: Region
+    slots: Region
+    data: Region
+    queue: RequestQueue
+    interrupt_fd: int | None = None
+    _views: list[memoryview] = field(default_factory=list)
+
+    def record(
+        self,
+        kind: int = RequestType.IN,
+        *,
+        flags: int = 0,
+        sector: int = 0,
+        offset: int = 0,
+        length: int | None = None,
+        region: int | None = None,
+        token: int = 0,
+    ) -> bytes:
+        """A record; what is not given is what such a request usually has."""
+        has_data = kind in (RequestType.IN, RequestType.OUT, RequestType.GET_ID)
+        if length is None:
+            usual = {RequestType.FLUSH: 0, RequestType.GET_ID: 20}
+            length = usual.get(RequestType(kind), 512)
+        if region is None:
+            region = self.data.handle if has_data else 0
+        return REQUEST_RECORD.pack(kind, flags, sector, offset, length, region, token)
+
+    def reap(self, most: int = 64) -> list[Done]:
+        out = bytearray(COMPLETION_RECORD.size * most)
+        count = self.queue.reap_many(out)
+        filled = memoryview(out)[: count * COMPLETION_RECORD.size]
+        return [Done(*fields) for fields in COMPLETION_RECORD.iter_unpack(filled)]
+
+    def write_data(self, data: bytes, offset: int = 0) -> None:
+        with memoryview(self.data) as view:
+            view[offset : offset + len(data)] = data
+
+    def read_data(self, length: int, offset: int = 0) -> bytes:
+        with memoryview(self.data) as view:
+            return bytes(view[offset : offset + length])
+
+
+@dataclass
+class PuppetBench(QueueBench):
+    """The test plays the device."""
+
+    puppet: PuppetDevice = field(kw_only=True)
+
+    def header(self, part: Part) -> Header:
+        assert (part.length, part.device_writes) == (16, False)
+        return Header(*struct.unpack("<IIQ", self.bytes_at(part)))
+
+    def bytes_at(self, part: Part) -> bytes:
+        """What lies where the device is told to look; the part must be data or a slot."""
+        for region in (self.slots, self.data):
+            offset = part.address - region.device_address
+            if 0 <= offset <= region.length - part.length:
+                with memoryview(region) as view:
+                    return bytes(view[offset : offset + part.length])
+        raise AssertionError(f"{part} is in no region")
+
+    def complete(self, head: int, status: int = 0, used_length: int | None = None) -> None:
+        """Write the status byte and use the chain; the length is what an honest device says."""
+        parts = self.puppet.follow(head)
+        assert (parts[-1].length, parts[-1].device_writes) == (1, True)
+        offset = parts[-1].address - self.slots.device_address
+        with memoryview(self.slots) as view:
+            view[offset] = status
+        if used_length is None:
+            used_length = sum(part.length for part in parts if part.device_writes)
+        self.puppet.use(head, used_length)
+
+    def interrupt(self) -> None:
+        assert self.interrupt_fd is not None
+        os.eventfd_write(self.interrupt_fd, 1)
+
+
+def make_puppet_bench(
+    language: Language,
+    size: int = 16,
+    *,
+    limits: BlockLimits | None = None,
+    indirect_table_size: int = 0,
+    legacy_align: int | None = None,
+    strict: bool = False,
+    interrupt_fd: int | None = None,
+    hangup_fd: int | None = None,
+) -> PuppetBench:
+    """A queue without a doorbell; `take_kick` says whether it would ring."""
+    space, ring_region, slots, data = _memory(language, size, indirect_table_size, legacy_align)
+    queue = _queue_class(language)(
+        space,
+        ring_region,
+        slots,
+        size,
+        limits or limits_of(),
+        legacy_align=legacy_align,
+        indirect_table_size=indirect_table_size,
+        strict=strict,
+        interrupt_fd=interrupt_fd,
+        hangup_fd=hangup_fd,
+    )
+    puppet = PuppetDevice(
+        ring_region,
+        size,
+        legacy_align=legacy_align,
+        indirect_table_size=indirect_table_size,
+    )
+    return PuppetBench(
+        space, ring_region, slots, data, queue, interrupt_fd=interrupt_fd, puppet=puppet
+    )
+
+
+@dataclass
+class DeviceBench(QueueBench):
+    """The software device serves the queue."""
+
+    device: SoftwareDevice = field(kw_only=True)
+
+    def reset(self) -> None:
+        self.device.write_status(0)
+        assert self.device.read_status() == 0
+
+
+def make_device_bench(
+    language: Language,
+    size: int = 64,
+    *,
+    limits: BlockLimits | None = None,
+    indirect_table_size: int = 0,
+    threaded: bool = True,
+) -> DeviceBench:
+    """A queue on a started software device; not `threaded`: the test calls `device.serve`."""
+    space, ring_region, slots, data = _memory(language, size, indirect_table_size)
+    features = VERSION_1 | INDIRECT_DESC | FLUSH | DISCARD | WRITE_ZEROES
+    device = SoftwareDevice(
+        space, capacity_sectors=CAPACITY_SECTORS, features=features, threaded=threaded
+    )
+    accepted = features if indirect_table_size else features & ~INDIRECT_DESC
+    device.write_status(ACKNOWLEDGE)
+    device.write_status(ACKNOWLEDGE | DRIVER)
+    device.write_features(accepted)
+    device.write_status(ACKNOWLEDGE | DRIVER | FEATURES_OK)
+    assert device.read_status() & FEATURES_OK
+    queue = _queue_class(language)(
+        space,
+        ring_region,
+        slots,
+        size,
+        limits or limits_of(),
+        indirect_table_size=indirect_table_size,
+        kick_fd=device.kick_fd(0),
+        interrupt_fd=device.interrupt_fd(0),
+    )
+    address, layout = ring_region.device_address, queue.layout
+    device.enable_queue(
+        0,
+        size,
+        address + layout.descriptors_offset,
+        address + layout.available_offset,
+        address + layout.used_offset,
+    )
+    device.write_status(ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK)
+    return DeviceBench(space, ring_region, slots, data, queue, device=device)
+
+
+def _memory(
+    language: Language, size: int, indirect_table_size: int, legacy_align: int | None = None
+) -> tuple[DmaSpace, Region, Region, Region]:
+    space = DmaSpace()
+    space.map(MEMORY_BYTES, DEVICE_ADDRESS)
+    layout = split_layout(size, legacy_align=legacy_align, indirect_table_size=indirect_table_size)
+    ring = space.alloc(layout.length)
+    slots = space.alloc(_queue_class(language).slots_length(size))
+    return space, ring, slots, space.alloc(DATA_BYTES)
+
+
+def _queue_class(language: Language) -> type[BlockQueue] | type[ReferenceBlockQueue]:
+    return BlockQueue if language == "native" else ReferenceBlockQueue
