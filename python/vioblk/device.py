@@ -196,6 +196,8 @@ class VirtioDevice:
         self.transport.write_features(self.accepted.mask)
         self._advance(Status.FEATURES_OK, DeviceState.FEATURES_OK)
         if not self._read_status() & Status.FEATURES_OK:
+            # It is off now, and must not come back on with the next write.
+            self._status_written &= ~Status.FEATURES_OK
             raise NegotiationError(
                 f"the device does not work with the features {' '.join(self.accepted.names)}: "
                 f"it cleared FEATURES_OK; offered were {' '.join(self._offered.names)}"

@@ -1,5 +1,6 @@
 """A driver and a queue that do next to nothing, and log what is asked of them."""
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 
 from tests.support.scripted import Access
@@ -28,6 +29,7 @@ class PlainQueue:
         )
         self.log = log
         self.aborted: str | None = None
+        self.was_aborted = threading.Event()
 
     @property
     def in_flight(self) -> int:
@@ -40,6 +42,7 @@ class PlainQueue:
     def abort(self, reason: str) -> None:
         self.log.append(Access("abort", reason))
         self.aborted = reason
+        self.was_aborted.set()
 
     def reclaim(self) -> list[int]:
         self.log.append(Access("reclaim", self.parts.index))

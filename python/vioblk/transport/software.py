@@ -57,7 +57,9 @@ ALWAYS_OFFERED: Final = frozenset(
         Feature.INDIRECT_DESC,
         Feature.EVENT_IDX,
         BlockFeature.SEG_MAX,
+        BlockFeature.GEOMETRY,
         BlockFeature.BLK_SIZE,
+        BlockFeature.TOPOLOGY,
         BlockFeature.MQ,
         BlockFeature.DISCARD,
         BlockFeature.WRITE_ZEROES,
@@ -158,13 +160,18 @@ def connect(address: Address, options: Mapping[str, object]) -> SoftwareTranspor
     withheld = _feature_set(given.pop("withhold", frozenset()))
     offered = (_usual_features(given, cache) | extra) - withheld
     renamed = {_DEVICE_NAMES.get(name, name): value for name, value in given.items()}
-    return SoftwareTransport(
-        address.text,
-        **_storage(address),
-        **renamed,
-        features=FeatureSet(offered).mask,
-        volatile_cache=cache == "volatile",
-    )
+    try:
+        return SoftwareTransport(
+            address.text,
+            **_storage(address),
+            **renamed,
+            features=FeatureSet(offered).mask,
+            volatile_cache=cache == "volatile",
+        )
+    except AddressError:
+        raise
+    except ValueError as error:
+        raise AddressError(f"{address.text}: {error}") from error
 
 
 _DEVICE_NAMES: Final = {"queues": "queue_count", "queue_size": "queue_size_max"}
