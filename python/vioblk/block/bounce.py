@@ -30,6 +30,11 @@ class Chunk:
         self.view = memoryview(region)
         self.handle = region.handle
 
+    @property
+    def idle(self) -> bool:
+        """Whether no request holds the memory: it is not in flight, and the export is ours."""
+        return not self.region.in_flight and self.region.exports <= 1
+
     def close(self) -> None:
         """Let go of the memory. What the device may still be using is kept until it is done."""
         self.view.release()
@@ -82,10 +87,10 @@ class BouncePool:
             for chunk in chunks:
                 if self._closed:
                     chunk.close()
-                elif chunk.region.in_flight:
-                    self._abandoned.append(chunk)
-                else:
+                elif chunk.idle:
                     self._free.append(chunk)
+                else:
+                    self._abandoned.append(chunk)
             self._changed.notify_all()
 
     def close(self) -> None:
@@ -125,7 +130,7 @@ class BouncePool:
     def _sweep(self) -> None:
         abandoned, self._abandoned = self._abandoned, []
         for chunk in abandoned:
-            (self._abandoned if chunk.region.in_flight else self._free).append(chunk)
+            (self._free if chunk.idle else self._abandoned).append(chunk)
 
     def _nothing_free(self, timeout_s: float) -> str:
         return (

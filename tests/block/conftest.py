@@ -1,0 +1,71 @@
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any, Protocol
+
+import pytest
+
+import vioblk
+from tests.block.recording import RecordingTransport, recorded
+from tests.block.tap import Tap
+from vioblk.block.disk import BlockDevice
+from vioblk.block.driver import QueueOptions, RingName
+
+
+class OpenDisk(Protocol):
+    def __call__(self, address: str = "mem:1M", **options: Any) -> BlockDevice: ...
+
+
+class OpenRecorded(Protocol):
+    def __call__(self, address: str, **options: Any) -> tuple[BlockDevice, RecordingTransport]: ...
+
+
+@pytest.fixture(params=["native", "reference"])
+def ring(request: pytest.FixtureRequest) -> RingName:
+    """Every test of the disk runs on both rings."""
+    chosen: RingName = request.param
+    return chosen
+
+
+@pytest.fixture
+def open_disk(ring: RingName) -> Iterator[OpenDisk]:
+    """Opens software disks on the ring under test, and closes them in the end."""
+    with ExitStack() as stack:
+
+        def opener(address: str = "mem:1M", **options: Any) -> BlockDevice:
+            return stack.enter_context(vioblk.open(address, ring=ring, **options))
+
+        yield opener
+
+
+@pytest.fixture
+def disk(open_disk: OpenDisk) -> BlockDevice:
+    """A disk of 1 MiB."""
+    return open_disk()
+
+
+@pytest.fixture
+def open_recorded(ring: RingName) -> Iterator[OpenRecorded]:
+    """Opens a disk with a record of what the driver does with its transport."""
+    with ExitStack() as stack:
+
+        def opener(address: str, **options: Any) -> tuple[BlockDevice, RecordingTransport]:
+            transport = recorded(address)
+            disk = BlockDevice(transport, queues=QueueOptions(ring=ring), **options)
+            return stack.enter_context(disk), transport
+
+        yield opener
+
+
+@pytest.fixture
+def tapped(open_recorded: OpenRecorded) -> Iterator[Callable[..., tuple[BlockDevice, Tap]]]:
+    """Opens a disk whose device serves only through the tap that comes with it."""
+    with ExitStack() as stack:
+
+        def opener(address: str, **options: Any) -> tuple[BlockDevice, Tap]:
+            separator = "&" if "?" in address else "?"
+            disk, transport = open_recorded(f"{address}{separator}threaded=off", **options)
+            tap = Tap(transport)
+            stack.callback(tap.close)
+            return disk, tap
+
+        yield opener

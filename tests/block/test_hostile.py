@@ -1,0 +1,247 @@
+"""A device that lies: an exception with the reason, no hang, no stray write, and a reset helps."""
+
+import re
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+
+import vioblk
+from tests.block.conftest import OpenDisk
+from tests.block.tap import Tap
+from tests.block.test_cache import software
+from vioblk._native import Region
+from vioblk.block.disk import BlockDevice
+from vioblk.block.request import REQUEST_RECORD, STATUS_PENDING, RequestType
+
+GUARD = 512
+DATA = 4096
+PATTERN = b"\xc3"
+TIMEOUT_S = 1.0
+
+BREAKING = {
+    "id_out_of_range": "id",
+    "id_not_outstanding": "outstanding",
+    "id_twice": "outstanding",
+    "index_ahead": "index",
+}
+"""Faults that break the queue, and a word of the reason."""
+
+
+@pytest.fixture
+def disk(open_disk: OpenDisk) -> BlockDevice:
+    disk = open_disk("mem:1M", timeout_s=TIMEOUT_S)
+    disk.write(0, b"\x5a" * (64 * DATA))
+    return disk
+
+
+class Guarded:
+    """A region with bytes around the data that nobody may touch."""
+
+    def __init__(self, disk: BlockDevice) -> None:
+        self.region: Region = disk.alloc(GUARD + DATA + GUARD)
+        self.bytes = memoryview(self.region)
+        self.bytes[:] = PATTERN * len(self.bytes)
+        self.data = self.bytes[GUARD : GUARD + DATA]
+
+    def assert_untouched(self) -> None:
+        assert self.bytes[:GUARD] == PATTERN * GUARD, "the device wrote before the buffer"
+        assert self.bytes[-GUARD:] == PATTERN * GUARD, "the device wrote behind the buffer"
+
+    def records(self, count: int) -> bytes:
+        """`count` reads of one sector each, all into the data."""
+        return b"".join(
+            REQUEST_RECORD.pack(
+                RequestType.IN, 0, i, GUARD + i % 8 * 512, 512, self.region.handle, i
+            )
+            for i in range(count)
+        )
+
+
+@pytest.fixture
+def guarded(disk: BlockDevice) -> Guarded:
+    return Guarded(disk)
+
+
+def works_again(disk: BlockDevice) -> None:
+    software(disk).clear_faults()
+    disk.reset()
+    disk.write(DATA, b"again!!!" * 64)
+    disk.flush()
+    assert disk.read(DATA, 512) == b"again!!!" * 64
+    assert disk.device.in_flight == 0
+
+
+@pytest.mark.parametrize("fault", BREAKING)
+@pytest.mark.parametrize("after", [0, 5])
+def test_a_used_ring_that_lies_breaks_the_queue_with_the_reason(
+    disk: BlockDevice, guarded: Guarded, fault: str, after: int
+) -> None:
+    software(disk).inject(fault, after=after)
+    statuses = bytearray([STATUS_PENDING]) * 32
+    with pytest.raises(vioblk.QueueBroken, match=BREAKING[fault]) as raised:
+        disk.execute(guarded.records(32), statuses)
+    guarded.assert_untouched()
+    with pytest.raises(vioblk.QueueBroken, match=re.escape(str(raised.value)[:20])):
+        disk.read(0, 512)
+    works_again(disk)
+    guarded.assert_untouched()
+
+
+@pytest.mark.parametrize("fault", BREAKING)
+def test_everybody_who_waits_on_a_broken_queue_is_told(disk: BlockDevice, fault: str) -> None:
+    # Four of them are not answered, and wait until the fifth request breaks the queue.
+    device = software(disk)
+    device.inject("silence", count=4)
+    device.inject(fault)
+    raised: list[BaseException] = []
+
+    def read() -> None:
+        try:
+            disk.read(0, 512)
+        except vioblk.VioblkError as error:
+            raised.append(error)
+
+    waiters = [threading.Thread(target=read) for _ in range(5)]
+    for waiter in waiters:
+        waiter.start()
+    for waiter in waiters:
+        waiter.join(10)
+    assert {type(error) for error in raised} == {vioblk.QueueBroken}
+    # With id_twice, the request that was answered twice has been answered.
+    assert len(raised) >= (4 if fault == "id_twice" else 5)
+    works_again(disk)
+
+
+def test_a_huge_used_length_is_clamped_and_harmless(disk: BlockDevice, guarded: Guarded) -> None:
+    software(disk).inject("huge_length", count=8)
+    assert disk.readinto(0, guarded.data) == DATA
+    assert guarded.data == b"\x5a" * DATA
+    guarded.assert_untouched()
+
+
+def test_a_strict_queue_breaks_at_a_huge_used_length(open_disk: OpenDisk) -> None:
+    disk = open_disk("mem:1M", strict=True, timeout_s=TIMEOUT_S)
+    software(disk).inject("huge_length")
+    with pytest.raises(vioblk.QueueBroken, match="length"):
+        disk.read(0, 512)
+    works_again(disk)
+
+
+def test_a_status_that_is_none_is_an_error(disk: BlockDevice, guarded: Guarded) -> None:
+    software(disk).inject("garbage_status", value=0x77)
+    with pytest.raises(vioblk.RequestFailedError, match="status 119") as raised:
+        disk.readinto(0, guarded.data)
+    assert raised.value.status == 0x77
+    guarded.assert_untouched()
+    assert disk.read(0, 512) == b"\x5a" * 512
+    works_again(disk)
+
+
+def test_a_device_that_never_writes_the_status_is_found_out(disk: BlockDevice) -> None:
+    software(disk).inject("garbage_status", value=STATUS_PENDING)
+    with pytest.raises(vioblk.RequestFailedError, match="without writing a status"):
+        disk.write(0, bytes(512))
+
+
+@pytest.mark.parametrize(("status", "words"), [(1, "I/O error"), (2, "does not support")])
+def test_a_failed_request_says_which(disk: BlockDevice, status: int, words: str) -> None:
+    software(disk).inject("status", value=status)
+    with pytest.raises(
+        vioblk.RequestFailedError, match=f"write of 1024 bytes at offset 512.*{words}"
+    ):
+        disk.write(512, bytes(1024))
+
+
+def test_silence_ends_with_a_time_out_and_the_buffer_stays_pinned(
+    disk: BlockDevice, guarded: Guarded
+) -> None:
+    software(disk).inject("silence")
+    start = time.monotonic()
+    with pytest.raises(vioblk.RequestTimeoutError):
+        disk.readinto(0, guarded.data)
+    assert TIMEOUT_S * 0.9 <= time.monotonic() - start < TIMEOUT_S + 5
+    guarded.data.release()
+    guarded.bytes.release()
+    with pytest.raises(BufferError):
+        guarded.region.close()
+    works_again(disk)
+    assert guarded.region.in_flight == 0
+    guarded.region.close()
+
+
+def test_a_bounce_buffer_of_a_late_request_is_not_used_for_another(
+    tapped: Callable[..., tuple[BlockDevice, Tap]],
+) -> None:
+    disk, tap = tapped("mem:1M", timeout_s=0.2)
+    with pytest.raises(vioblk.RequestTimeoutError):
+        disk.write(0, b"\x11" * 512)
+    # The device carries out the late write beside the next one, and must find its own data.
+    tap.watch(lambda: disk.write(512, b"\x22" * 512))
+    content: list[bytes] = []
+    tap.watch(lambda: content.append(disk.read(0, 1024)))
+    assert content == [b"\x11" * 512 + b"\x22" * 512]
+
+
+def test_requests_go_on_beside_a_lost_one(disk: BlockDevice, guarded: Guarded) -> None:
+    software(disk).inject("silence")
+    with pytest.raises(vioblk.RequestTimeoutError):
+        disk.readinto(0, guarded.data)
+    for _ in range(300):
+        assert disk.read(0, 512) == b"\x5a" * 512
+    guarded.assert_untouched()
+    works_again(disk)
+
+
+def test_a_lost_interrupt_does_not_hang(disk: BlockDevice) -> None:
+    software(disk).inject("no_interrupt", count=3)
+    for _ in range(4):
+        assert disk.read(0, 512) == b"\x5a" * 512
+
+
+def test_a_spurious_interrupt_is_no_completion(disk: BlockDevice, guarded: Guarded) -> None:
+    device = software(disk)
+    device.inject("silence")
+    disk.submit_many(guarded.records(1))
+    device.inject("spurious_interrupt", value=0)
+    assert not disk.wait(0.2)
+    assert disk.reap_many(bytearray(16)) == 0
+    works_again(disk)
+
+
+def test_a_device_that_needs_a_reset_says_so_to_whoever_waits(disk: BlockDevice) -> None:
+    software(disk).inject("silence")
+    raised: list[BaseException] = []
+
+    def read() -> None:
+        try:
+            disk.read(0, 512)
+        except vioblk.VioblkError as error:
+            raised.append(error)
+
+    waiter = threading.Thread(target=read)
+    waiter.start()
+    software(disk).inject("needs_reset")
+    waiter.join(10)
+    assert not waiter.is_alive()
+    assert [type(error) for error in raised] == [vioblk.DeviceGoneError]
+    works_again(disk)
+
+
+def test_a_reset_that_is_never_confirmed_ends_in_an_error(disk: BlockDevice) -> None:
+    software(disk).inject("reset_never_ends")
+    with pytest.raises(vioblk.ResetTimeoutError):
+        disk.reset(timeout_s=0.2)
+    with pytest.raises(vioblk.StateError, match="reset or close"):
+        disk.read(0, 512)
+    works_again(disk)
+
+
+def test_lost_tokens_come_back_from_the_reset(disk: BlockDevice, guarded: Guarded) -> None:
+    software(disk).inject("silence", count=3)
+    assert disk.submit_many(guarded.records(3)) == 3
+    lost = disk.reset()
+    assert {queue: sorted(tokens) for queue, tokens in lost.items()} == {0: [0, 1, 2]}
+    assert guarded.region.in_flight == 0
+    works_again(disk)

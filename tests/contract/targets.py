@@ -1,0 +1,56 @@
+"""The disks that the contract suite runs on. A new transport joins with one entry in TARGETS."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+CAPACITY_BYTES = 64 << 20
+"""Of every target, so that the tests know it."""
+
+SPLIT_BYTES = 16384
+"""The targets named "small" take no longer request than this."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A way to a writable disk of CAPACITY_BYTES."""
+
+    name: str
+    serve: Callable[[Path], AbstractContextManager[str]]
+    """Makes a disk (in a directory, if it needs files) and yields its address. The disk takes one
+    client at a time, and keeps its content while it is served."""
+    transport: str
+    """What `info.transport` must say."""
+    discards: bool = True
+    """It offers DISCARD and WRITE_ZEROES."""
+    keeps_content: bool = True
+    """What was written is there when the address is opened again."""
+
+
+@contextmanager
+def serve_memory(directory: Path) -> Iterator[str]:
+    yield "mem:64M?serial=contract&queues=2"
+
+
+@contextmanager
+def serve_small_requests(directory: Path) -> Iterator[str]:
+    yield (
+        "mem:64M?serial=contract&size_max=4096&seg_max=4&queue_size=32"
+        "&max_discard_sectors=64&max_write_zeroes_sectors=64"
+    )
+
+
+@contextmanager
+def serve_file(directory: Path) -> Iterator[str]:
+    image = directory / "disk.img"
+    with image.open("wb") as file:
+        file.truncate(CAPACITY_BYTES)
+    yield f"file:{image}?serial=contract"
+
+
+TARGETS = [
+    Target("memory", serve_memory, "software", keeps_content=False),
+    Target("small", serve_small_requests, "software", keeps_content=False),
+    Target("file", serve_file, "software"),
+]
