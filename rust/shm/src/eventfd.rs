@@ -1,11 +1,9 @@
-//! eventfds: how a queue's doorbell and its interrupt reach another thread or process.
+//! eventfds: how a doorbell and an interrupt reach another thread or process.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use rustix::event::EventfdFlags;
-
-use crate::fence;
 
 /// An eventfd, never blocking.
 #[derive(Debug)]
@@ -55,30 +53,6 @@ impl AsRawFd for EventFd {
 impl AsFd for EventFd {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
-    }
-}
-
-/// How the device is told that there are new chains.
-#[derive(Debug)]
-pub enum Doorbell {
-    /// Not by us: whoever owns the queue asks whether a kick is due and carries it out.
-    None,
-    /// A signal on an eventfd.
-    EventFd(EventFd),
-}
-
-impl Doorbell {
-    /// Notify the device; false if that is left to the owner.
-    #[inline]
-    pub fn ring(&self) -> io::Result<bool> {
-        match self {
-            Self::None => Ok(false),
-            Self::EventFd(event) => {
-                fence::before_doorbell();
-                event.signal()?;
-                Ok(true)
-            }
-        }
     }
 }
 

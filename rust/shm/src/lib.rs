@@ -14,21 +14,29 @@
 )))]
 compile_error!("vioblk's fences are written for Linux on x86-64 and aarch64 (little-endian) only");
 
+mod doorbell;
 mod error;
+#[cfg_attr(loom, path = "eventfd_loom.rs")]
 mod eventfd;
 pub mod fence;
+#[cfg(not(loom))]
 pub mod fork;
 #[cfg_attr(loom, path = "memory_loom.rs")]
 mod memory;
+#[cfg(not(loom))]
 mod poller;
 mod ranges;
 mod record;
 mod space;
 mod span;
 
+pub use doorbell::Doorbell;
 pub use error::{OutOfBounds, SpaceError};
-pub use eventfd::{Doorbell, EventFd, duplicate_fd};
+pub use eventfd::EventFd;
+#[cfg(not(loom))]
+pub use eventfd::duplicate_fd;
 pub use memory::{Memory, Record, Records, Words};
+#[cfg(not(loom))]
 pub use poller::{Poller, Ready, Watch};
 pub use record::{AvailableElement, Descriptor, UsedElement};
 pub use space::{DmaSpace, Mapping, Pin, Region, Segment};
