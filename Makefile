@@ -136,9 +136,11 @@ $(STAMPS)/dev: pyproject.toml $(STAMPS)/build
 	@$(BIN)/python -m pip install --quiet --group dev
 	touch $@
 
-# Installed in place: Python sources need no further step.
+# Installed in place: Python sources need no further step. By pip, as `maturin develop` would bring
+# the whole group `dev` along, which `make run` does not need.
 $(STAMPS)/extension: pyproject.toml $(STAMPS)/build $(RUST_SOURCES)
-	@$(BIN)/maturin develop --quiet --locked --release --extras cli
+	@$(BIN)/python -m pip install --quiet --no-build-isolation \
+		--config-settings build-args=--locked --editable '.[cli]'
 	touch $@
 
 .PHONY: toolchain

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.command import VIOBLK, fails, succeeds
+from tests.cli.command import VIOBLK, fails, succeeds, vioblk
+from vioblk.cli.app import run
 
 
 def test_read_prints_the_bytes_of_the_range(image: Path) -> None:
@@ -56,7 +57,6 @@ def test_zero_and_discard_reach_the_disk(image: Path) -> None:
         (["zero", "mem:1M?read_only=on", "0", "512"], "read-only"),
         (["zero", "mem:1M?write_zeroes=off", "0", "512"], "does not offer it, or it was declined"),
         (["discard", "mem:1M", "2M", "512"], "ends at"),
-        (["write", "mem:1M", "0"], "standard input is empty"),
         (["read", "mem", "0", "512"], "no scheme"),
         (["read", "mme:1M", "0", "512"], "did you mean mem"),
         (["read", "mem:1M?event_index=off", "0", "512"], "event_idx"),
@@ -66,16 +66,25 @@ def test_zero_and_discard_reach_the_disk(image: Path) -> None:
         (["--no-such-option"], "no-such-option"),
     ],
 )
-def test_an_error_is_one_clear_line(arguments: list[str], said: str) -> None:
-    assert said in fails(*arguments)
+def test_an_error_is_one_clear_line(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(arguments) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("vioblk: ")
+    assert err.count("\n") == 1
+    assert said in err
+
+
+def test_the_shell_sees_the_same_line_and_status() -> None:
+    assert "standard input is empty" in fails("write", "mem:1M", "0")
+    assert "LENGTH" in fails("read", "mem:1M", "0")
 
 
 def test_nothing_is_printed_of_a_range_that_ends_beyond_the_disk(image: Path) -> None:
-    outcome = subprocess.run(
-        [*VIOBLK, "read", f"file:{image}", "0", "64M"], capture_output=True, timeout=60
-    )
-    assert outcome.stdout == b""
-    assert outcome.returncode == 1
+    outcome = vioblk("read", f"file:{image}", "0", "64M")
+    assert (outcome.status, outcome.out) == (1, b"")
 
 
 def test_unaligned_input_says_what_was_written(empty_image: Path) -> None:
