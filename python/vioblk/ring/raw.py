@@ -179,7 +179,7 @@ class RawSplitRing:
 
     def read_table_entry(self, head: int, index: int) -> Descriptor:
         """Entry `index` of the indirect table of `head` (2.7.5.3 Indirect Descriptors)."""
-        return self._tables.read(head * self.indirect_table_size + index)
+        return self._tables.read(self._table_entry(head, index))
 
     def write_table_entry(
         self,
@@ -191,8 +191,7 @@ class RawSplitRing:
         next_index: int = 0,
     ) -> None:
         """Write all four fields of entry `index` of the indirect table of `head`."""
-        entry = head * self.indirect_table_size + index
-        self._tables.write(entry, address, length, flags, next_index)
+        self._tables.write(self._table_entry(head, index), address, length, flags, next_index)
 
     # -- Available ring (VIRTIO 1.4, 2.7.6 The Virtqueue Available Ring) ---------------------
 
@@ -278,6 +277,11 @@ class RawSplitRing:
 
     def _zero_part(self, offset: int, length: int) -> None:
         self._memory[offset : offset + length] = bytes(length)
+
+    def _table_entry(self, head: int, index: int) -> int:
+        if not 0 <= index < self.indirect_table_size:
+            raise IndexError(f"entry {index} is not in a table of {self.indirect_table_size}")
+        return head * self.indirect_table_size + index
 
     def _slot(self, slot: int) -> int:
         if not 0 <= slot < self.size:
