@@ -17,6 +17,7 @@ from vioblk.address import parse_address, sort_options
 from vioblk.device import ConfigField, VirtioDevice
 from vioblk.errors import AddressError, NegotiationError, ResetTimeoutError
 from vioblk.features import BlockFeature, Feature, FeatureSet, Wish
+from vioblk.ring import Chain
 from vioblk.status import DeviceState
 from vioblk.transport import SCHEMES, back_end, connect
 from vioblk.transport.software import FIRST_DEVICE_ADDRESS, OPTIONS, SoftwareTransport
@@ -339,3 +340,32 @@ def test_closing_frees_memory_threads_and_descriptors_at_once(reach: Reach) -> N
         device.close()
         del inner, device, driver
     transport.close()
+
+
+@clause("RSVD-04", "RSVD-05")
+@pytest.mark.parametrize("offer", ["", "&offer=access_platform"])
+def test_the_device_is_given_addresses_of_its_own_space_only(
+    reach: Reach, ring: RingName, offer: str
+) -> None:
+    """With ACCESS_PLATFORM or without: what the device finds there is the memory meant."""
+    transport = reach(f"mem:1M?threaded=off{offer}")
+    device, driver = start(transport, ring)
+    mappings = transport.space.mappings
+    parts = driver.queue.parts
+    header, status = device.memory.alloc(16), device.memory.alloc(1)
+    data = device.memory.alloc(512)
+    memoryview(status)[0] = 0xFF
+    memoryview(data)[:] = b"\xff" * 512
+    driver.queue.ring.push(Chain([(header, 0, 16)], [(data, 0, 512), (status, 0, 1)]))
+    driver.queue.ring.publish()
+    for region in (parts.ring, header, data, status):
+        assert any(
+            mapping.device_address <= region.device_address
+            and region.device_address + region.length <= mapping.device_address + mapping.length
+            for mapping in mappings
+        )
+    assert all(mapping.device_address != mapping.host_address for mapping in mappings)
+    assert transport.device.serve() == 1
+    assert transport.device.counters()["bad_chains"] == 0
+    assert bytes(memoryview(data)) == bytes(512)
+    assert bytes(memoryview(status)) == b"\0"
