@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::exceptions::{PyOSError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 use softdev::{Device, DeviceError, DeviceOptions, Fault, QueueSetup};
@@ -26,6 +26,15 @@ fn of_device(py: Python<'_>, error: DeviceError) -> PyErr {
         DeviceError::Invalid(why) => PyValueError::new_err(why),
         DeviceError::State(why) => errors::named(py, "StateError", why),
         DeviceError::Forked => errors::forked(py),
+        DeviceError::Open { path, error } => match error.raw_os_error() {
+            // With these arguments it picks its own subclass, FileNotFoundError and so on.
+            Some(errno) => {
+                let text = error.to_string();
+                let reason = text.split(" (os error").next().unwrap_or_default();
+                PyOSError::new_err((errno, reason.to_owned(), path))
+            }
+            None => error.into(),
+        },
         DeviceError::Io(error) => error.into(),
     }
 }

@@ -142,7 +142,10 @@ impl DeviceOptions {
 
     fn open_storage(&self) -> Result<Box<dyn Storage>, DeviceError> {
         let base: Box<dyn Storage> = match &self.path {
-            Some(path) => Box::new(FileStorage::open(path, self.read_only)?),
+            Some(path) => Box::new(
+                FileStorage::open(path, self.read_only)
+                    .map_err(|error| DeviceError::Open { path: path.clone(), error })?,
+            ),
             None => Box::new(MemoryStorage::new(self.capacity_sectors * SECTOR_BYTES)),
         };
         Ok(if self.volatile_cache { Box::new(WriteCache::new(base)) } else { base })

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::path::PathBuf;
 
 /// A mistake of the device's owner, or a refusal of the system. What a driver does wrong through
 /// its rings is no error here: it sets DEVICE_NEEDS_RESET.
@@ -13,6 +14,13 @@ pub enum DeviceError {
     State(String),
     /// The device was made before a fork and belongs to the parent process.
     Forked,
+    /// The file of the disk cannot be opened.
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        error: io::Error,
+    },
     /// The system refused.
     Io(io::Error),
 }
@@ -25,6 +33,7 @@ impl fmt::Display for DeviceError {
                 "the software device was made before a fork and belongs to the parent process; \
                  make another one after the fork",
             ),
+            Self::Open { path, error } => write!(f, "{}: {error}", path.display()),
             Self::Io(error) => error.fmt(f),
         }
     }

@@ -1,0 +1,14 @@
+//! The device half, driven by a driver that is written out by hand: it can also do what no driver
+//! may do.
+
+// The helpers are tests too, and a failed unwrap is how they fail.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod driver;
+mod faults;
+mod framing;
+mod hostile_driver;
+mod life_cycle;
+mod notifications;
+mod requests;
+mod write_cache;
