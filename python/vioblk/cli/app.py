@@ -58,4 +58,5 @@ def _one_line(error: Exception) -> str:
         text = str(error)
     if isinstance(error, (LookupError, TypeError, AttributeError, AssertionError)) or not text:
         text = f"{type(error).__name__}: {text} ({TRACEBACK_VARIABLE}=1 shows where)"
-    return " ".join(text.split())
+    # Notes say which device it was.
+    return " ".join(": ".join([*getattr(error, "__notes__", ()), text]).split())

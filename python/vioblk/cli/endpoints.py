@@ -3,6 +3,8 @@
 import os
 import re
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -69,6 +71,16 @@ def open_target(text: str) -> Endpoint:
     return FileEndpoint(text, os.O_RDWR | os.O_CREAT)
 
 
+@contextmanager
+def _naming(name: str) -> Iterator[None]:
+    """Say of which of the two sides an error is."""
+    try:
+        yield
+    except VioblkError as error:
+        error.add_note(name)
+        raise
+
+
 class DiskEndpoint:
     """A disk. A long piece is split by the driver into requests that run side by side."""
 
@@ -105,15 +117,18 @@ class DiskEndpoint:
 
     def readinto(self, offset: int, buffer: memoryview) -> int:
         """Read without a copy if `buffer` is of this disk's `alloc`."""
-        return self._disk.readinto(offset, buffer)
+        with _naming(self.name):
+            return self._disk.readinto(offset, buffer)
 
     def write(self, offset: int, data: memoryview) -> int:
         """Write without a copy if `data` is of this disk's `alloc`."""
-        return self._disk.write(offset, data)
+        with _naming(self.name):
+            return self._disk.write(offset, data)
 
     def flush(self) -> None:
         """Send a flush, where the device has a cache to flush."""
-        self._disk.flush()
+        with _naming(self.name):
+            self._disk.flush()
 
     def close(self) -> None:
         """Close the disk."""
