@@ -6,9 +6,10 @@ Nothing here knows of blocks.
 """
 
 import os
+import sys
 import time
 from collections.abc import Callable, Sequence
-from threading import RLock, get_ident
+from threading import ExceptHookArgs, RLock, current_thread, excepthook, get_ident
 from typing import Any, Final
 
 from vioblk._native import split_layout
@@ -81,7 +82,8 @@ class VirtioDevice:
         self._queues: dict[int, QueueHandle[Any]] = {}
         self._close_lock = RLock()
         self._closing = False
-        self._notified_thread: int | None = None
+        self._listening = False
+        self._announcing_thread: int | None = None
 
     # What is known
 
@@ -119,6 +121,7 @@ class VirtioDevice:
         return bit in self.accepted
 
     @property
+    @allowed_in(*ANY_STATE)
     def in_flight(self) -> int:
         """Requests in flight on all queues."""
         return sum(queue.in_flight for queue in self._live_queues())
@@ -140,6 +143,7 @@ class VirtioDevice:
         Raises NegotiationError, ResetTimeoutError, TransportError, or what the driver raises;
         then the device is FAILED, and says so in its status.
         """
+        self.refuse_in_callback("initialize")
         if driver.device_type != self.transport.device_type:
             raise NegotiationError(
                 f"the {driver.name} driver drives devices of type {driver.device_type}, and "
@@ -205,7 +209,10 @@ class VirtioDevice:
 
     def _go_live(self, driver: Driver) -> None:
         """Set DRIVER_OK, and only then make the objects that can notify the device."""
-        self.transport.on_config_change(self._on_config_change)
+        if not self._listening:
+            # Once only: to replace the callback is to wait for it, and it may wait for our lock.
+            self._listening = True
+            self.transport.on_config_change(self._on_config_change)
         self._advance(Status.DRIVER_OK, DeviceState.LIVE)
         for handle in self._queues.values():
             handle.bring_up()
@@ -382,21 +389,43 @@ class VirtioDevice:
             if self._closing:
                 return
         try:
-            if self._state is DeviceState.LIVE and not self._closing:
-                self._notified_thread = get_ident()
-                self._look_again()
+            announce = self._look_again()
         finally:
-            self._notified_thread = None
             self.lock.release()
+        if announce is not None:
+            self._announce(announce)
 
-    def _look_again(self) -> None:
+    def _look_again(self) -> Callable[[], None] | None:
+        """Let the driver read the configuration; what it wants called without the lock."""
+        if self._state is not DeviceState.LIVE or self._closing or self._driver is None:
+            return None
         try:
-            live = self.refresh_state() is DeviceState.LIVE
-            if live and self._driver is not None:
-                self._driver.config_changed(self)
+            if self.refresh_state() is DeviceState.LIVE:
+                return self._driver.config_changed(self)
         except (VioblkError, OSError) as error:
             # There is no caller to tell; the next request will say it.
             self._needs_reset(f"the changed configuration could not be read: {error}")
+        return None
+
+    def _announce(self, announce: Callable[[], None]) -> None:
+        self._announcing_thread = get_ident()
+        try:
+            announce()
+        except Exception:
+            # It must not end the transport's thread, which has more to do.
+            excepthook(ExceptHookArgs((*sys.exc_info(), current_thread())))
+        finally:
+            self._announcing_thread = None
+
+    def refuse_in_callback(self, call: str) -> None:
+        """Raise StateError on a thread that announces a configuration change: another thread may
+        be waiting for it, with locks held that `call` needs.
+        """
+        if self._announcing_thread == get_ident():
+            raise StateError(
+                f"{call}() cannot be called from a callback for configuration changes; let "
+                "another thread call it"
+            )
 
     # Reset and closing
 
@@ -409,6 +438,7 @@ class VirtioDevice:
         Raises ResetTimeoutError or TransportError; then the state is FAILED, and the memory of
         the queues stays untouched until a later reset or for ever.
         """
+        self.refuse_in_callback("reset")
         try:
             self._reset_and_reclaim(timeout_s)
         except BaseException as error:
@@ -466,8 +496,7 @@ class VirtioDevice:
         flight counts as lost. Memory that the device might still reach is never reused.
         """
         refuse_after_fork(self, "close")
-        if self._closing and self._notified_thread == get_ident():
-            return  # Another thread is closing the device, and waits for this notification to end.
+        self.refuse_in_callback("close")
         with self._close_lock:
             if self._state is DeviceState.CLOSED:
                 return

@@ -127,8 +127,11 @@ class Driver(Protocol):
     def live(self, device: "VirtioDevice") -> None:
         """After DRIVER_OK: the queues that were asked for exist now, and may be used."""
 
-    def config_changed(self, device: "VirtioDevice") -> None:
-        """The device says that its configuration changed. Called from any thread."""
+    def config_changed(self, device: "VirtioDevice") -> Callable[[], None] | None:
+        """The device says that its configuration changed: read it again. Called from any thread.
+
+        What is returned is called next, without the device's lock: the place to tell the user.
+        """
 
     def drain(self, device: "VirtioDevice", timeout_s: float) -> bool:
         """Take no new requests, and wait for those in flight; whether all have completed."""

@@ -77,6 +77,7 @@ class PlainDriver:
         self.queue_count = queues
         self.indirect_table_size = indirect_table_size
         self.steps: dict[str, Callable[[VirtioDevice], object]] = {}
+        self.announce: Callable[[], None] | None = None
         self.shown: FeatureSet | None = None
         self.handles: list[QueueHandle[PlainQueue]] = []
         self.lost: Mapping[int, Sequence[int]] | None = None
@@ -104,8 +105,9 @@ class PlainDriver:
     def live(self, device: VirtioDevice) -> None:
         self._step("live", device)
 
-    def config_changed(self, device: VirtioDevice) -> None:
+    def config_changed(self, device: VirtioDevice) -> Callable[[], None] | None:
         self._step("config_changed", device)
+        return self.announce
 
     def drain(self, device: VirtioDevice, timeout_s: float) -> bool:
         self._step("drain", device)

@@ -124,6 +124,11 @@ class Script(Transport):
     def on_config_change(self, callback: Callable[[], None] | None) -> None:
         self.config_changed = callback
 
+    def notify(self) -> None:
+        """Tell of a change of the configuration, on this thread."""
+        assert self.config_changed is not None, "nobody listens"
+        self.config_changed()
+
     def close(self) -> None:
         self._note("close")
         self.closed = True

@@ -349,9 +349,11 @@ class BlockDevice:
 
         Whoever waits for a request gets DeviceGoneError. Returns, for each queue index, the tokens
         of submitted requests that never completed. Raises ResetTimeoutError, TransportError,
-        NegotiationError; then the disk can only be reset again or closed.
+        NegotiationError; then the disk can only be reset again or closed. Raises StateError in
+        an `on_config_change` callback.
         """
         self._gate.check_process()
+        self._device.refuse_in_callback("reset")
         with self._admin:
             self._gate.shut("the disk is being reset; wait until reset() has returned")
             self._driver.abort("the disk was reset")
@@ -373,9 +375,10 @@ class BlockDevice:
         that nobody reaped are dropped. With `drain` false, raises DiskBusyError if anything is in
         flight, and the disk stays open. Raises RequestTimeoutError if requests did not complete in
         time, ResetTimeoutError if the device did not confirm its reset; the disk is closed all
-        the same.
+        the same. Raises StateError in an `on_config_change` callback.
         """
         self._gate.check_process()
+        self._device.refuse_in_callback("close")
         with self._admin:
             if not drain:
                 self._refuse_busy()

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 from vioblk._native import BlockLimits, BlockQueue
@@ -125,11 +126,10 @@ class BlockDriver:
         """Take the queues into use."""
         self.queues = tuple(handle.queue for handle in self._handles)
 
-    def config_changed(self, device: VirtioDevice) -> None:
+    def config_changed(self, device: VirtioDevice) -> Callable[[], None] | None:
         """Read the configuration again: the capacity may be another (VIRTIO 1.4, 5.2.6)."""
-        self.refresh(device)
-        if self.on_config_change is not None:
-            self.on_config_change(self.config)
+        config = self.refresh(device)
+        return partial(self.on_config_change, config) if self.on_config_change else None
 
     def refresh(self, device: VirtioDevice) -> BlockConfig:
         """Read the configuration now, and hold requests to it."""

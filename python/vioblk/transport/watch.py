@@ -13,6 +13,7 @@ class EventWatcher:
     def __init__(self, fd: int, callback: Callable[[], None], name: str) -> None:
         self._fd = fd
         self._callback = callback
+        self._closed_from_within = False
         self._stop_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._thread = Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
@@ -27,10 +28,13 @@ class EventWatcher:
                 with suppress(BlockingIOError):
                     os.eventfd_read(self._fd)
                 self._callback()
-        os.close(self._stop_fd)
+        if self._closed_from_within:
+            os.close(self._stop_fd)
 
     def close(self) -> None:
         """No call is under way once this returns, unless a call does it. Call it once."""
+        self._closed_from_within = current_thread() is self._thread
         os.eventfd_write(self._stop_fd, 1)
-        if current_thread() is not self._thread:
+        if not self._closed_from_within:
             self._thread.join()
+            os.close(self._stop_fd)
