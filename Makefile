@@ -54,10 +54,10 @@ test: test-tools $(STAMPS)/dev
 test-rust: toolchain
 	@export VIOBLK_CLAUSE_RECORD=$(CLAUSES)/rust.jsonl
 	mkdir -p $(CLAUSES)
-	echo "== Rust unit tests"
-	cargo test --locked --quiet --workspace --exclude vioblk-native --exclude vioblk-tests
-	echo "== Rust tests across the crates (release)"
-	cargo test --locked --quiet --release --package vioblk-tests
+	echo "== Rust tests, with checks for overflow"
+	cargo test --locked --quiet --workspace --exclude vioblk-native --all-targets
+	echo "== Rust stress tests, as released"
+	cargo test --locked --quiet --release --package vioblk-tests --test stress
 
 .PHONY: test-loom
 test-loom: toolchain
@@ -82,10 +82,11 @@ lint: $(STAMPS)/dev $(STAMPS)/extension lint-tools
 	RUSTFLAGS="--cfg loom" cargo clippy --locked --quiet --target-dir target/loom \
 		--package vioblk-tests --test 'loom*' -- --deny warnings
 	echo "== ruff, mypy, stubtest"
-	$(BIN)/ruff check --quiet
+	$(BIN)/ruff check --quiet --output-format concise
 	$(BIN)/ruff format --check --quiet || { $(BIN)/ruff format --diff; exit 1; }
 	$(BIN)/mypy
-	MYPYPATH=python $(BIN)/stubtest vioblk._native --mypy-config-file pyproject.toml
+	MYPYPATH=python $(BIN)/stubtest vioblk._native --mypy-config-file pyproject.toml \
+		--allowlist tests/packaging/stubtest_allowlist.txt --ignore-unused-allowlist
 	echo "make lint: clean"
 
 .PHONY: clauses
@@ -99,8 +100,9 @@ bench: $(STAMPS)/dev $(STAMPS)/extension
 	cargo bench --locked --package vioblk-benches
 
 .PHONY: soak
-soak: test-tools $(STAMPS)/dev $(STAMPS)/extension
-	@cargo test --locked --release --package vioblk-tests -- --ignored soak --nocapture
+soak: toolchain
+	@VIOBLK_SOAK_REQUESTS=100000000 \
+		cargo test --locked --release --package vioblk-tests --test stress -- --nocapture
 
 DIST ?= dist
 
