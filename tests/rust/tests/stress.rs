@@ -1,0 +1,290 @@
+//! Two threads: the driver's ring against the device, millions of requests, payloads checked,
+//! notifications switched on and off at random. A lost notification or a torn payload fails it.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)] // a failed unwrap is a failed test
+
+use std::time::{Duration, Instant};
+
+use shm::{DmaSpace, EventFd, Pin, Poller, Region, Watch};
+use softdev::{Device, DeviceOptions, QueueSetup, feature, status};
+use vioblk_tests::clause;
+use vring::{SplitLayout, SplitOptions, SplitQueue};
+
+const QUEUE_SIZE: u16 = 256;
+const SLOTS: usize = 64;
+const SECTOR: usize = 512;
+/// Sectors that one slot writes and reads; no other slot touches them.
+const SECTORS_PER_SLOT: u64 = 32;
+const IN: u32 = 0;
+const OUT: u32 = 1;
+/// Nothing takes this long unless a notification was lost.
+const LOST: Duration = Duration::from_secs(20);
+/// Looks at the used ring between two looks at the clock.
+const LOOKS: usize = 4096;
+
+/// In one slot of the payload region: header, status, data.
+const SLOT_BYTES: u64 = 1024;
+const STATUS_OFFSET: u64 = 16;
+const DATA_OFFSET: u64 = 64;
+
+fn request_count() -> u64 {
+    match std::env::var("VIOBLK_SOAK_REQUESTS") {
+        Ok(count) => count.parse().expect("VIOBLK_SOAK_REQUESTS must be a number"),
+        // Without optimisation the same assertions run, on fewer requests.
+        Err(_) if cfg!(debug_assertions) => 400_000,
+        Err(_) => 10_000_000,
+    }
+}
+
+/// xorshift64*: reproducible, and cheap next to a request.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 11
+    }
+
+    fn below(&mut self, bound: u64) -> u64 {
+        self.next() % bound
+    }
+}
+
+/// A sector full of numbers that tell which sector, and which write of it, it is.
+fn pattern(sector: u64, version: u64) -> [u8; SECTOR] {
+    let mut bytes = [0; SECTOR];
+    let mut word = sector << 40 ^ version;
+    for piece in bytes.chunks_exact_mut(8) {
+        piece.copy_from_slice(&word.to_le_bytes());
+        word = word.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(1);
+    }
+    bytes
+}
+
+/// What is in flight in a slot, and what its sectors hold.
+#[derive(Clone, Default)]
+struct Slot {
+    kind: u32,
+    sector: u64,
+    /// By sector of the slot: how often it was written; 0 means that it reads as zero.
+    versions: [u64; SECTORS_PER_SLOT as usize],
+}
+
+struct Driver {
+    device: Device,
+    queue: SplitQueue,
+    kick: EventFd,
+    interrupt: EventFd,
+    poller: Poller,
+    payload: Region,
+    pin: Pin,
+    slots: Vec<Slot>,
+    slot_of_head: Vec<usize>,
+    idle: Vec<usize>,
+    random: Random,
+    sleeps: u64,
+}
+
+fn wire(fd: i32) -> EventFd {
+    EventFd::from_fd(shm::duplicate_fd(fd).unwrap())
+}
+
+impl Driver {
+    fn new(event_idx: bool, indirect: bool, seed: u64) -> Self {
+        let space = DmaSpace::new();
+        space.map(4 << 20, 1 << 32).unwrap();
+        let features = 1 << feature::VERSION_1
+            | u64::from(event_idx) << feature::EVENT_IDX
+            | u64::from(indirect) << feature::INDIRECT_DESC;
+        let capacity_sectors = SLOTS as u64 * SECTORS_PER_SLOT;
+        let options = DeviceOptions { capacity_sectors, features, ..DeviceOptions::default() };
+        let device = Device::new(space.clone(), options).unwrap();
+        let tables = if indirect { 4 } else { 0 };
+        let layout = SplitLayout::new(QUEUE_SIZE.into(), None, tables).unwrap();
+        let ring = space.alloc(layout.length, 4096).unwrap();
+        let options = SplitOptions { event_idx, strict: true };
+        let queue = SplitQueue::new(ring.pin().unwrap(), layout, options).unwrap();
+        start(&device, features, &layout, ring.device_address());
+        let payload = space.alloc(SLOTS * SLOT_BYTES as usize, 4096).unwrap();
+        let interrupt = wire(device.interrupt_fd(0).unwrap());
+        let poller = Poller::new().unwrap();
+        poller.add(&interrupt, 0, Watch::Edge).unwrap();
+        Self {
+            kick: wire(device.kick_fd(0).unwrap()),
+            interrupt,
+            poller,
+            pin: payload.pin().unwrap(),
+            payload,
+            queue,
+            device,
+            slots: vec![Slot::default(); SLOTS],
+            slot_of_head: vec![0; QUEUE_SIZE.into()],
+            idle: (0..SLOTS).collect(),
+            random: Random(seed),
+            sleeps: 0,
+        }
+    }
+
+    /// Push a request in slot `index`: a write, or a read of what was written.
+    fn push(&mut self, index: usize) {
+        let slot = &mut self.slots[index];
+        let own = self.random.below(SECTORS_PER_SLOT);
+        slot.sector = index as u64 * SECTORS_PER_SLOT + own;
+        slot.kind = if self.random.below(2) == 0 { IN } else { OUT };
+        let base = index as u64 * SLOT_BYTES;
+        let span = self.payload.span();
+        let mut header = [0; 16];
+        header[..4].copy_from_slice(&slot.kind.to_le_bytes());
+        header[8..].copy_from_slice(&slot.sector.to_le_bytes());
+        span.write_bytes(base as usize, &header).unwrap();
+        span.write_bytes((base + STATUS_OFFSET) as usize, &[0xEE]).unwrap();
+        let header = self.pin.segment(base, 16).unwrap();
+        let status = self.pin.segment(base + STATUS_OFFSET, 1).unwrap();
+        let data = self.pin.segment(base + DATA_OFFSET, SECTOR as u64).unwrap();
+        let head = if slot.kind == OUT {
+            let version = &mut slot.versions[own as usize];
+            *version += 1;
+            let bytes = pattern(slot.sector, *version);
+            span.write_bytes((base + DATA_OFFSET) as usize, &bytes).unwrap();
+            self.queue.push(&[header, data], &[status]).unwrap()
+        } else {
+            self.queue.push(&[header], &[data, status]).unwrap()
+        };
+        self.slot_of_head[usize::from(head)] = index;
+    }
+
+    /// Take back what the device has used, and check it.
+    fn reap(&mut self) -> u64 {
+        let Self { queue, slots, slot_of_head, idle, payload, .. } = self;
+        let reaped = queue.reap(usize::MAX, |used| {
+            let index = slot_of_head[usize::from(used.head)];
+            check(&slots[index], index, used.written, payload);
+            idle.push(index);
+        });
+        reaped.unwrap() as u64
+    }
+
+    fn submit(&mut self, count: usize) {
+        for _ in 0..count {
+            let index = self.idle.pop().unwrap();
+            self.push(index);
+        }
+        if self.queue.publish().unwrap() {
+            self.kick.signal().unwrap();
+        }
+    }
+
+    /// Until something was used: by looking, or by asking for a notification.
+    fn wait(&mut self) {
+        if self.random.below(2) > 0 {
+            let started = Instant::now();
+            while !(0..LOOKS).any(|_| self.queue.has_used()) {
+                assert!(started.elapsed() < LOST, "the device does not answer: {}", self.report());
+                // The device may need this processor.
+                std::thread::yield_now();
+            }
+            return;
+        }
+        let started = Instant::now();
+        while !self.queue.arm().unwrap() {
+            let ready = self.poller.wait(LOST).unwrap().count();
+            let lost = ready == 0 && started.elapsed() >= LOST;
+            assert!(!lost, "an interrupt was lost: {}", self.report());
+            self.interrupt.drain();
+            self.sleeps += 1;
+        }
+        if self.random.below(4) > 0 {
+            self.queue.disarm();
+        }
+    }
+
+    fn report(&self) -> String {
+        format!("{:?}, {:?}", self.device.counters(), self.device.violation())
+    }
+
+    fn run(&mut self, total: u64) {
+        let (mut submitted, mut completed) = (0, 0);
+        while completed < total {
+            let room = (self.idle.len() as u64).min(total - submitted);
+            if room > 0 {
+                let most = if self.random.below(8) == 0 { room.min(4) } else { room };
+                let count = 1 + self.random.below(most);
+                self.submit(count as usize);
+                submitted += count;
+            }
+            // Now and then refill before anything has come back, else wait.
+            let full = self.idle.is_empty() || submitted == total;
+            if !self.queue.has_used() && (full || self.random.below(2) == 0) {
+                self.wait();
+            }
+            completed += self.reap();
+        }
+    }
+}
+
+fn start(device: &Device, features: u64, layout: &SplitLayout, ring: u64) {
+    let mut progress = 0;
+    let mut advance = |bit| {
+        progress |= bit;
+        device.write_status(progress).unwrap();
+        assert_eq!(device.read_status().unwrap(), progress);
+    };
+    advance(status::ACKNOWLEDGE);
+    advance(status::DRIVER);
+    device.write_features(features).unwrap();
+    advance(status::FEATURES_OK);
+    let setup = QueueSetup {
+        size: QUEUE_SIZE,
+        descriptors: ring + layout.descriptors as u64,
+        available: ring + layout.available as u64,
+        used: ring + layout.used as u64,
+    };
+    device.enable_queue(0, setup).unwrap();
+    advance(status::DRIVER_OK);
+}
+
+fn check(slot: &Slot, index: usize, written: u32, payload: &Region) {
+    let base = index * SLOT_BYTES as usize;
+    let mut status = [0xEE];
+    payload.span().read_bytes(base + STATUS_OFFSET as usize, &mut status).unwrap();
+    assert_eq!(status, [0], "{} of sector {}", slot.kind, slot.sector);
+    if slot.kind == OUT {
+        assert_eq!(written, 1);
+        return;
+    }
+    assert_eq!(written as usize, SECTOR + 1);
+    let mut data = [0; SECTOR];
+    payload.span().read_bytes(base + DATA_OFFSET as usize, &mut data).unwrap();
+    let version = slot.versions[(slot.sector % SECTORS_PER_SLOT) as usize];
+    let expected = if version == 0 { [0; SECTOR] } else { pattern(slot.sector, version) };
+    assert!(data == expected, "sector {} is not as written ({version} times)", slot.sector);
+}
+
+#[test]
+fn two_threads_lose_no_request_no_byte_and_no_notification() {
+    clause!("SPLIT-RECV-01");
+    let variants = [(false, false), (true, false), (true, true), (false, true)];
+    let share = request_count().div_ceil(variants.len() as u64);
+    for (n, (event_idx, indirect)) in variants.into_iter().enumerate() {
+        let mut driver = Driver::new(event_idx, indirect, 0x5EED + n as u64);
+        let started = Instant::now();
+        driver.run(share);
+        let counters = driver.device.counters().unwrap();
+        println!(
+            "event_idx={event_idx} indirect={indirect}: {share} requests in {:.1} s, {} sleeps, \
+             {} kicks, {} interrupts, {} batches",
+            started.elapsed().as_secs_f64(),
+            driver.sleeps,
+            counters.kicks,
+            counters.interrupts,
+            counters.batches,
+        );
+        assert_eq!((counters.chains, counters.bad_chains, counters.failed_requests), (share, 0, 0));
+        assert_eq!(counters.indirect_chains, if indirect { share } else { 0 });
+        assert!(counters.interrupts > 0 && counters.interrupts_suppressed > 0);
+        // Both sides slept and were woken, or this has proved nothing.
+        assert!(counters.kicks > 0 && driver.sleeps > 0);
+    }
+}
