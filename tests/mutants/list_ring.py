@@ -110,7 +110,7 @@ MUTANTS: Final = [
         function=f"{_RING}._free",
         old="self._next_free[last] = self._free_head\n    self._free_head = head",
         new="self._next_free[last] = self._free_head\n    self._free_head = last",
-        test="tests/ring/test_differential.py::test_rings_agree_after_every_step_of_any_sequence",
+        test="tests/ring/test_differential.py::test_rings_agree_over_the_wrap_of_the_indices",
     ),
     Mutant(
         name="ring-used-id-masked",

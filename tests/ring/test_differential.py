@@ -243,6 +243,7 @@ class HostileDevice(HonestDevice):
             bench.device.words.write_descriptor(index % self.size, 0, 0, flags, next_index)
 
 
+@pytest.mark.timeout(400)  # hypothesis may look for a shorter failing example for five minutes
 @pytest.mark.parametrize("machine", [HonestDevice, HostileDevice])
 def test_rings_agree_after_every_step_of_any_sequence(
     machine: type[RuleBasedStateMachine],
@@ -251,14 +252,14 @@ def test_rings_agree_after_every_step_of_any_sequence(
         machine,
         settings=settings(
             deadline=None,
-            max_examples=150,
+            max_examples=300,
             stateful_step_count=60,
             suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
         ),
     )
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", [1, 4, 32, 256])
 @pytest.mark.parametrize("event_idx", [False, True])
 def test_rings_agree_over_the_wrap_of_the_indices(size: int, event_idx: bool) -> None:
     """Both are driven to index 65,530; from there on they are compared after every step."""
@@ -284,5 +285,6 @@ def push_and_publish(pair: Pair, in_flight: list[int], chance: random.Random) ->
     for bench in pair.both:
         event = (bench.device.words.available_index + distance) & 0xFFFF
         bench.device.words.avail_event = event
-    in_flight += pair.same(lambda bench: bench.ring.push_many([bench.writable(9)] * count))
+    lengths = (3,) * chance.randint(1, min(3, pair.native.ring.size))
+    in_flight += pair.same(lambda bench: bench.ring.push_many([bench.writable(*lengths)] * count))
     pair.same(lambda bench: bench.ring.publish())
