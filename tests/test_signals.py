@@ -1,0 +1,152 @@
+"""Ctrl-C and other signals while requests are under way."""
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+import pytest
+
+import vioblk
+from tests.conftest import RingName
+from vioblk._native import SoftwareDevice
+from vioblk.block.disk import BlockDevice
+from vioblk.block.request import REQUEST_RECORD, RequestType
+
+PROMPT_S = 2.0
+"""Within this a signal is noticed; waits look for one every 100 ms."""
+
+
+def software(disk: BlockDevice) -> SoftwareDevice:
+    device = disk.device.transport.device  # type: ignore[attr-defined]
+    assert isinstance(device, SoftwareDevice)
+    return device
+
+
+@contextmanager
+def signal_soon(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """SIGALRM in a moment, and again until the block is left, handled by `handler`."""
+    previous = signal.signal(signal.SIGALRM, handler)
+    signal.setitimer(signal.ITIMER_REAL, 0.05, 0.05)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
+
+
+def interrupt_once() -> Callable[[int, FrameType | None], None]:
+    """A handler that does what Ctrl-C does, the first time."""
+    calls: list[int] = []
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        calls.append(number)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+
+    return handler
+
+
+@pytest.fixture
+def disk(ring: RingName) -> Iterator[BlockDevice]:
+    disk = vioblk.open("mem:1M", ring=ring, timeout_s=60)
+    try:
+        yield disk
+    finally:
+        software(disk).clear_faults()
+        disk.reset()
+        disk.close()
+
+
+def interrupted(call: Callable[[], object]) -> None:
+    start = time.monotonic()
+    with signal_soon(interrupt_once()), pytest.raises(KeyboardInterrupt):
+        call()
+    assert time.monotonic() - start < PROMPT_S
+
+
+def test_ctrl_c_ends_a_read_and_the_disk_works_on(disk: BlockDevice) -> None:
+    software(disk).inject("silence")
+    interrupted(lambda: disk.read(0, 512))
+    assert disk.read(0, 512) == bytes(512)
+
+
+def test_ctrl_c_leaves_the_buffer_with_the_device(disk: BlockDevice) -> None:
+    software(disk).inject("silence")
+    region = disk.alloc(512)
+    interrupted(lambda: disk.readinto(0, region))
+    with pytest.raises(BufferError):
+        region.close()
+    disk.reset()
+    region.close()
+
+
+def test_ctrl_c_ends_a_batch_and_a_wait(disk: BlockDevice) -> None:
+    software(disk).inject("silence", count=2)
+    region = disk.alloc(512)
+    record = REQUEST_RECORD.pack(RequestType.IN, 0, 0, 0, 512, region.handle, 0)
+    interrupted(lambda: disk.execute(record, bytearray(1)))
+    assert disk.submit_many(record) == 1
+    interrupted(lambda: disk.wait())
+
+
+def test_ctrl_c_in_the_shell_s_way(disk: BlockDevice) -> None:
+    """SIGINT itself, sent to this thread by another while the device is silent."""
+    software(disk).inject("silence")
+    reader = threading.get_ident()
+    failed: list[str] = []
+
+    def press() -> None:
+        deadline = time.monotonic() + 10
+        while disk.device.in_flight == 0:
+            if time.monotonic() > deadline:
+                failed.append("the read did not begin")
+                break
+        signal.pthread_kill(reader, signal.SIGINT)
+
+    finger = threading.Thread(target=press)
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        finger.start()
+        with pytest.raises(KeyboardInterrupt):
+            disk.read(0, 512)
+    finally:
+        finger.join()
+        signal.signal(signal.SIGINT, previous)
+    assert not failed
+
+
+def test_a_signal_that_raises_nothing_disturbs_nothing(disk: BlockDevice) -> None:
+    disk.write(0, b"\x44" * 4096)
+    seen: list[int] = []
+    with signal_soon(lambda number, frame: seen.append(number)):
+        deadline = time.monotonic() + 10
+        while len(seen) < 5 and time.monotonic() < deadline:
+            assert disk.read(0, 4096) == b"\x44" * 4096
+    assert len(seen) >= 5
+
+
+def test_a_signal_handler_may_use_the_disk(disk: BlockDevice) -> None:
+    software(disk).inject("silence")
+    seen: list[bytes] = []
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        seen.append(disk.read(512, 512))
+        raise KeyboardInterrupt
+
+    with signal_soon(handler), pytest.raises(KeyboardInterrupt):
+        disk.read(0, 512)
+    assert seen[0] == bytes(512)
+
+
+def test_ctrl_c_while_waiting_for_a_bounce_buffer(ring: RingName) -> None:
+    with vioblk.open("mem:1M?threaded=off", ring=ring, timeout_s=0.3) as disk:
+        pool = disk._transfers.pool
+        pool.max_chunks = 1
+        with pytest.raises(vioblk.RequestTimeoutError):
+            disk.write(0, bytes(512))
+        disk._transfers.timeout_s = 60
+        interrupted(lambda: disk.write(0, bytes(512)))
+        disk.reset()
