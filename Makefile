@@ -55,7 +55,7 @@ test-rust: toolchain
 	@export VIOBLK_CLAUSE_RECORD=$(CLAUSES)/rust.jsonl
 	mkdir -p $(CLAUSES)
 	echo "== Rust tests, with checks for overflow"
-	cargo test --locked --quiet --workspace --exclude vioblk-native --all-targets
+	cargo test --locked --quiet
 	echo "== Rust stress tests, as released"
 	cargo test --locked --quiet --release --package vioblk-tests --test stress
 
@@ -129,19 +129,22 @@ $(STAMPS)/build: pyproject.toml | toolchain
 	$$(python3 --version 2>&1 || true). Name one with: make PYTHON=/path/to/python3" >&2; exit 1; }
 	$(PYTHON) -c 'import ensurepip' 2>/dev/null || { echo "$(PYTHON) cannot make a virtual \
 	environment; on Debian: apt-get install python3-venv" >&2; exit 1; }
+	echo "== making .venv with $$($(PYTHON) --version)"
 	[ -x $(BIN)/python ] || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet 'pip>=25.1'
 	$(BIN)/python -m pip install --quiet --group build
 	touch $@
 
 $(STAMPS)/dev: pyproject.toml $(STAMPS)/build
-	@$(BIN)/python -m pip install --quiet --group dev
+	@echo "== installing what tests and lint need"
+	$(BIN)/python -m pip install --quiet --group dev
 	touch $@
 
 # Installed in place: Python sources need no further step. By pip, as `maturin develop` would bring
 # the whole group `dev` along, which `make run` does not need.
 $(STAMPS)/extension: pyproject.toml $(STAMPS)/build $(RUST_SOURCES)
-	@$(BIN)/python -m pip install --quiet --no-build-isolation \
+	@echo "== building the extension (release)"
+	$(BIN)/python -m pip install --quiet --no-build-isolation \
 		--config-settings build-args=--locked --editable '.[cli]'
 	touch $@
 
