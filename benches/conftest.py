@@ -1,0 +1,132 @@
+"""Refuses a debug build, prints the ratios, and writes them to benches/out."""
+
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pytest_benchmark.fixture import BenchmarkFixture
+
+from benches.measure import Comparison, Rate, Spread
+from benches.refuse_debug import refusal
+from vioblk._native import BUILD_PROFILE
+
+OUT = Path(__file__).parent / "out"
+RESULTS: pytest.StashKey[list[dict[str, Any]]] = pytest.StashKey()
+
+Compare = Callable[..., Spread]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    why = refusal()
+    if why is not None and not config.option.benchmark_disable:
+        raise pytest.UsageError(why)
+    config.stash[RESULTS] = []
+
+
+@pytest.fixture
+def compare(benchmark: BenchmarkFixture, request: pytest.FixtureRequest) -> Compare:
+    """Measures a comparison in pairs, and reports its ratio under a name."""
+
+    def run(
+        name: str, comparison: Comparison, *, pairs: int, target: float | None = None
+    ) -> Spread:
+        comparison.warm_up()
+        _repeat(benchmark, comparison, pairs)
+        ratio = comparison.ratio()
+        results = request.config.stash[RESULTS]
+        results.append(
+            {
+                "name": name,
+                "ratio": asdict(ratio),
+                "target": target,
+                "subject_s_per_request": asdict(Spread.of(comparison.subject_s)),
+                "baseline_s_per_request": asdict(Spread.of(comparison.baseline_s)),
+            }
+        )
+        return ratio
+
+    return run
+
+
+@pytest.fixture
+def rate(benchmark: BenchmarkFixture, request: pytest.FixtureRequest) -> Callable[..., Spread]:
+    """Measures requests per second, and reports them under a name."""
+
+    def run(name: str, measured: Rate, *, rounds: int) -> Spread:
+        measured.warm_up()
+        _repeat(benchmark, measured, rounds)
+        per_second = measured.per_second()
+        results = request.config.stash[RESULTS]
+        results.append({"name": name, "requests_per_second": asdict(per_second)})
+        return per_second
+
+    return run
+
+
+def _repeat(benchmark: BenchmarkFixture, measured: Callable[[], None], rounds: int) -> None:
+    pedantic: Any = benchmark.pedantic  # it has no types
+    pedantic(measured, rounds=rounds)
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    results = config.stash[RESULTS]
+    if not results:
+        return
+    terminalreporter.section("ratios and rates of this run: median (quartiles)")
+    for result in results:
+        terminalreporter.write_line(_line(result))
+    path = _write(results)
+    terminalreporter.write_line(f"written to {path}")
+
+
+def _line(result: dict[str, Any]) -> str:
+    name = f"[{result['name']}]"
+    if "ratio" in result:
+        target = "" if result["target"] is None else f", target {result['target']:g}"
+        return f"{name:<45} {Spread(**result['ratio']):.1f} times{target}"
+    return f"{name:<45} {Spread(**result['requests_per_second']):,.0f} requests/s"
+
+
+def _write(results: list[dict[str, Any]]) -> Path:
+    now = datetime.now(UTC)
+    report = {
+        "time": now.isoformat(timespec="seconds"),
+        "commit": _commit(),
+        "build_profile": BUILD_PROFILE,
+        "machine": {
+            "processor": _processor(),
+            "processor_count": os.cpu_count(),
+            "system": platform.platform(),
+            "python": platform.python_version(),
+        },
+        "results": results,
+    }
+    OUT.mkdir(exist_ok=True)
+    path = OUT / f"{now:%Y%m%dT%H%M%SZ}.json"
+    path.write_text(json.dumps(report, indent=2) + "\n")
+    return path
+
+
+def _commit() -> str:
+    """The commit, with "+" after it if the tree has other changes."""
+    command = ["git", "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"]
+    result = subprocess.run(
+        command, cwd=OUT.parent, capture_output=True, text=True, check=False, timeout=30
+    )
+    return result.stdout.strip() or "unknown"
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
