@@ -126,7 +126,7 @@ clean:
 $(STAMPS)/build: pyproject.toml | toolchain
 	@mkdir -p $(STAMPS)
 	[ -n "$(PYTHON)" ] || { echo "vioblk needs Python $(PYTHON_MINIMUM) or later; found \
-	$$(python3 --version 2>&1 || true). Name one with: make PYTHON=/path/to/python3" >&2; exit 1; }
+	$$(python3 --version 2>/dev/null || echo none). Name one with: make PYTHON=/path/to/python3" >&2; exit 1; }
 	$(PYTHON) -c 'import ensurepip' 2>/dev/null || { echo "$(PYTHON) cannot make a virtual \
 	environment; on Debian: apt-get install python3-venv" >&2; exit 1; }
 	echo "== making .venv with $$($(PYTHON) --version)"

@@ -71,9 +71,11 @@ class RequestQueue(Protocol):
 
         `statuses`: one writable byte per record; a record that did not complete keeps
         STATUS_PENDING, and so does one that the device calls a success while its used length
-        does not reach the status byte (VIRTIO 1.4, 2.7.8.2; not on the legacy interface). Raises as `submit_many` does, RequestTimeoutError after `timeout_s`
-        (None: no bound but the device's hang-up), KeyboardInterrupt from a signal handler;
-        then what the device owns it still owns, and its buffers stay pinned.
+        does not reach the status byte (VIRTIO 1.4, 2.7.8.2; not on the legacy interface).
+
+        Raises as `submit_many` does, RequestTimeoutError after `timeout_s` (None: no bound but
+        the device's hang-up), KeyboardInterrupt from a signal handler; then what the device owns
+        it still owns, and its buffers stay pinned.
         """
 
     def wait(self, timeout_s: float | None = None) -> bool:

@@ -15,7 +15,10 @@ Segment: TypeAlias = tuple[Region, int, int]
 
 
 class Chain(NamedTuple):
-    """One buffer: what the device reads, then what it writes (VIRTIO 1.4, 2.7.4 Message Framing)."""
+    """One buffer: what the device reads, then what it writes.
+
+    VIRTIO 1.4, 2.7.4 Message Framing.
+    """
 
     readable: Sequence[Segment]
     writable: Sequence[Segment]
@@ -34,15 +37,24 @@ class RingLayout(Protocol):
     """Offsets, in bytes, of a ring's parts in its region."""
 
     @property
-    def descriptors_offset(self) -> int: ...
+    def descriptors_offset(self) -> int:
+        """Of the descriptor table."""
+
     @property
-    def available_offset(self) -> int: ...
+    def available_offset(self) -> int:
+        """Of the available ring."""
+
     @property
-    def used_offset(self) -> int: ...
+    def used_offset(self) -> int:
+        """Of the used ring."""
+
     @property
-    def indirect_offset(self) -> int: ...
+    def indirect_offset(self) -> int:
+        """Of the indirect tables."""
+
     @property
-    def length(self) -> int: ...
+    def length(self) -> int:
+        """Bytes that the region must have."""
 
 
 class Ring(Protocol):
@@ -53,7 +65,8 @@ class Ring(Protocol):
         """Descriptors in the ring (the queue size)."""
 
     @property
-    def layout(self) -> RingLayout: ...
+    def layout(self) -> RingLayout:
+        """Where its parts lie in its region."""
 
     @property
     def free_count(self) -> int:
