@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from benches.measure import Comparison, Rate, Spread
+from benches.measure import Comparison, Spread
 from benches.refuse_debug import refusal
 from vioblk._native import BUILD_PROFILE
 
@@ -55,21 +55,6 @@ def compare(benchmark: BenchmarkFixture, request: pytest.FixtureRequest) -> Comp
     return run
 
 
-@pytest.fixture
-def rate(benchmark: BenchmarkFixture, request: pytest.FixtureRequest) -> Callable[..., Spread]:
-    """Measures requests per second, and reports them under a name."""
-
-    def run(name: str, measured: Rate, *, rounds: int) -> Spread:
-        measured.warm_up()
-        _repeat(benchmark, measured, rounds)
-        per_second = measured.per_second()
-        results = request.config.stash[RESULTS]
-        results.append({"name": name, "requests_per_second": asdict(per_second)})
-        return per_second
-
-    return run
-
-
 def _repeat(benchmark: BenchmarkFixture, measured: Callable[[], None], rounds: int) -> None:
     pedantic: Any = benchmark.pedantic  # it has no types
     pedantic(measured, rounds=rounds)
@@ -81,7 +66,9 @@ def pytest_terminal_summary(
     results = config.stash[RESULTS]
     if not results:
         return
-    terminalreporter.section("ratios and rates of this run: median (quartiles)")
+    terminalreporter.section(
+        "native against pure Python: ratio as median (quartiles), rates as medians"
+    )
     for result in results:
         terminalreporter.write_line(_line(result))
     path = _write(results)
@@ -90,10 +77,15 @@ def pytest_terminal_summary(
 
 def _line(result: dict[str, Any]) -> str:
     name = f"[{result['name']}]"
-    if "ratio" in result:
-        target = "" if result["target"] is None else f", target {result['target']:g}"
-        return f"{name:<45} {Spread(**result['ratio']):.1f} times{target}"
-    return f"{name:<45} {Spread(**result['requests_per_second']):,.0f} requests/s"
+    target = "" if result["target"] is None else f"; target {result['target']:g}"
+    native, reference = (
+        f"{1 / result[side]['median']:,.0f}"
+        for side in ("subject_s_per_request", "baseline_s_per_request")
+    )
+    return (
+        f"{name:<32} {Spread(**result['ratio']):.1f} times{target};"
+        f" requests/s: native {native}, pure Python {reference}"
+    )
 
 
 def _write(results: list[dict[str, Any]]) -> Path:

@@ -62,20 +62,3 @@ class Comparison:
     def ratio(self) -> Spread:
         pairs = zip(self.subject_s, self.baseline_s, strict=True)
         return Spread.of([baseline / subject for subject, baseline in pairs])
-
-
-class Rate:
-    """Requests per second of one way. Each call measures once."""
-
-    def __init__(self, work: Work) -> None:
-        self._work = work
-        self.seconds: list[float] = []
-
-    def __call__(self) -> None:
-        self.seconds.append(seconds_per_request(self._work))
-
-    def warm_up(self) -> None:
-        self._work()
-
-    def per_second(self) -> Spread:
-        return Spread.of([1 / seconds for seconds in self.seconds])
