@@ -279,13 +279,38 @@ class SoftwareDevice:
     # The other side of the glass, for tests and study.
     def serve(self, limit: int | None = None) -> int:
         """Serve waiting chains on this thread (with threaded=False); how many were served."""
-    def counters(self) -> dict[str, int]: ...
+    def counters(self) -> dict[str, int]:
+        """What it saw since it was made or `reset_counters` was called; allowed after `close`.
+
+        Sums: chains, segments, indirect_chains, bad_chains, reads, writes, flushes, discards,
+        write_zeroes, get_ids, unknown_requests, failed_requests, bytes_read, bytes_written, kicks,
+        interrupts, interrupts_suppressed, config_interrupts, batches (new available indices).
+        Maxima: largest_batch, most_outstanding (chains), largest_chain (descriptors).
+        """
     def reset_counters(self) -> None: ...
     @property
     def violation(self) -> str | None:
         """What the driver did wrong when the device last set DEVICE_NEEDS_RESET."""
-    def inject(self, fault: str, *, count: int = 1, after: int = 0, value: int = 0) -> None: ...
-    def clear_faults(self) -> None: ...
-    def power_loss(self) -> None: ...
-    def resize(self, capacity_sectors: int) -> None: ...
-    def close(self) -> None: ...
+    def inject(self, fault: str, *, count: int = 1, after: int = 0, value: int = 0) -> None:
+        """Do something wrong at the next `count` occasions, after `after` of them have passed.
+
+        At a completion: id_out_of_range (queue size + value), id_not_outstanding, id_twice,
+        index_ahead (by value; 0: the queue size), huge_length (value; 0: 2^32 - 1), short_length
+        (value), garbage_status (value; the request is carried out), status (value; it is not),
+        silence (never completed), delay (until the next kick or `clear_faults`).
+        At a used buffer notification: no_interrupt.
+        At a register access: refuse_features (FEATURES_OK does not stick), reset_never_ends
+        (until `clear_faults`), config_flicker (after a read, generation and capacity change, by
+        value sectors), drop_config_write.
+        At once: needs_reset (DEVICE_NEEDS_RESET is set), spurious_interrupt (of queue value).
+
+        Raises ValueError for any other name.
+        """
+    def clear_faults(self) -> None:
+        """Disarm all faults, complete what was delayed, end a reset that did not."""
+    def power_loss(self) -> None:
+        """Lose what no flush made stable; nothing, without a volatile cache."""
+    def resize(self, capacity_sectors: int) -> None:
+        """Change the capacity and tell the driver. A file grows with it, and is never cut."""
+    def close(self) -> None:
+        """End the thread and write the cache back. Idempotent. Raises OSError if that fails."""

@@ -33,7 +33,8 @@ fn of_device(py: Python<'_>, error: DeviceError) -> PyErr {
                 let reason = text.split(" (os error").next().unwrap_or_default();
                 PyOSError::new_err((errno, reason.to_owned(), path))
             }
-            None => error.into(),
+            // Ours, not the system's: the file is not one to serve.
+            None => PyValueError::new_err(format!("{}: {error}", path.display())),
         },
         DeviceError::Io(error) => error.into(),
     }

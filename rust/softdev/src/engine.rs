@@ -69,6 +69,12 @@ struct Lane {
     delayed: Vec<UsedElement>,
     /// Heads that a fault keeps for good.
     swallowed: Vec<u16>,
+    /// Whether a kick has come since the driver was asked for one.
+    kicked: bool,
+    /// Whether the chains found last were seen before the kick that announces them.
+    kick_owed: bool,
+    /// Kicks that announce what is delayed, and so do not end the delay.
+    owed_kicks: u64,
 }
 
 /// The part of the device that touches the driver's memory.
@@ -97,7 +103,7 @@ impl Engine {
         let map = &mut self.map;
         let mut lane = |setup: &QueueSetup| {
             let ring = DeviceRing::new(setup, features, map)?;
-            Ok(Lane { ring, delayed: Vec::new(), swallowed: Vec::new() })
+            Ok(Lane::new(ring))
         };
         let lanes = queues.iter().map(|setup| setup.as_ref().map(&mut lane).transpose());
         self.lanes = lanes.collect::<Result<_, Violation>>()?;
@@ -124,8 +130,8 @@ impl Engine {
                 wires,
                 tally: Counters::default(),
             };
-            if self.polls && lane.delayed.is_empty() {
-                lane.disarm_if_busy();
+            if self.polls {
+                lane.note_work();
             }
             let outcome = lane.serve(&mut pass, limit - served);
             let tally = pass.tally;
@@ -149,24 +155,30 @@ impl Engine {
     pub(crate) fn arm(&mut self) -> bool {
         let mut pending = false;
         for lane in self.lanes.iter_mut().flatten() {
-            pending |= lane.ring.arm();
+            pending |= lane.arm();
         }
         pending
     }
 
-    /// Complete what a fault held back on queue `index`.
-    pub(crate) fn release(&mut self, index: usize, wires: &Wires) {
+    /// `count` kicks of queue `index` have come; a new one ends delays.
+    pub(crate) fn hear_kicks(&mut self, index: usize, count: u64, wires: &Wires) {
         if let Some(Some(lane)) = self.lanes.get_mut(index) {
-            for element in lane.delayed.drain(..) {
-                lane.ring.put_used(element);
+            lane.kicked = true;
+            let news = count > lane.owed_kicks;
+            lane.owed_kicks = lane.owed_kicks.saturating_sub(count);
+            if news {
+                lane.release(index, wires);
             }
-            lane.finish(index, wires, &Counters::default());
         }
     }
 
     /// Complete what a fault held back on any queue.
     pub(crate) fn release_all(&mut self, wires: &Wires) {
-        (0..self.lanes.len()).for_each(|index| self.release(index, wires));
+        for (index, lane) in self.lanes.iter_mut().enumerate() {
+            if let Some(lane) = lane {
+                lane.release(index, wires);
+            }
+        }
     }
 }
 
@@ -180,11 +192,39 @@ struct Pass<'a> {
 }
 
 impl Lane {
-    /// Decline kicks for as long as chains keep coming.
-    fn disarm_if_busy(&mut self) {
-        if self.ring.waiting() > 0 || self.ring.pending() {
+    fn new(ring: DeviceRing) -> Self {
+        Self {
+            ring,
+            delayed: Vec::new(),
+            swallowed: Vec::new(),
+            kicked: false,
+            kick_owed: false,
+            owed_kicks: 0,
+        }
+    }
+
+    fn arm(&mut self) -> bool {
+        self.kicked = false;
+        self.ring.arm()
+    }
+
+    /// If there are chains, decline kicks for as long as they keep coming. Not while something is
+    /// delayed, as it waits for a kick.
+    fn note_work(&mut self) {
+        if self.ring.waiting() == 0 && !self.ring.pending() {
+            return;
+        }
+        self.kick_owed = self.ring.is_armed() && !self.kicked;
+        if self.delayed.is_empty() {
             self.ring.disarm();
         }
+    }
+
+    fn release(&mut self, index: usize, wires: &Wires) {
+        for element in self.delayed.drain(..) {
+            self.ring.put_used(element);
+        }
+        self.finish(index, wires, &Counters::default());
     }
 
     fn serve(&mut self, pass: &mut Pass<'_>, limit: usize) -> Result<usize, Violation> {
@@ -238,12 +278,17 @@ impl Lane {
         match fault {
             Fault::Delay => {
                 self.delayed.push(element);
+                self.owed_kicks = self.kick_owed.into();
                 return Ok(());
             }
             Fault::IdOutOfRange => element.id = size.saturating_add(value_32),
             Fault::IdNotOutstanding => {
                 let held = self.held(pass.chain.head);
-                element.id = self.ring.not_outstanding(&held).into();
+                match self.ring.not_outstanding(&held) {
+                    Some(id) => element.id = id.into(),
+                    // Every descriptor is an outstanding head; once returned, this one is not.
+                    None => self.ring.put_used(element),
+                }
             }
             Fault::IdTwice => self.ring.put_used(element),
             Fault::HugeLength if value == 0 => element.len = u32::MAX,
@@ -253,7 +298,7 @@ impl Lane {
         self.ring.put_used(element);
         if fault == Fault::IndexAhead {
             let ahead = if value == 0 { u64::from(size) } else { value };
-            self.ring.skip_used(ahead as u16);
+            self.ring.skip_used(u16::try_from(ahead).unwrap_or(u16::MAX));
         }
         Ok(())
     }

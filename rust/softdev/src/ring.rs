@@ -441,6 +441,11 @@ impl DeviceRing {
         self.available.load(INDEX) != self.seen_available
     }
 
+    /// Whether the driver has been asked for a kick.
+    pub fn is_armed(&self) -> bool {
+        self.armed
+    }
+
     /// Hint that no kick is wanted. With EVENT_IDX the event that has passed says so already.
     #[inline]
     pub fn disarm(&mut self) {
@@ -457,10 +462,10 @@ impl DeviceRing {
 
     /// A descriptor that is the head of no chain that the driver could have outstanding, given
     /// that the device holds `held` besides what waits in the ring.
-    pub(crate) fn not_outstanding(&self, held: &[u16]) -> u16 {
+    pub(crate) fn not_outstanding(&self, held: &[u16]) -> Option<u16> {
         let waiting = (0..self.waiting()).map(|n| self.entry(self.next_available.wrapping_add(n)));
         let taken: Vec<u16> = waiting.chain(held.iter().copied()).collect();
-        (0..self.size).rev().find(|index| !taken.contains(index)).unwrap_or(0)
+        (0..self.size).rev().find(|index| !taken.contains(index))
     }
 }
 

@@ -106,7 +106,7 @@ impl Service {
         if count > 0 {
             self.wires.counters().kicks += count;
             if self.wires.is_live() {
-                engine.release(index, &self.wires);
+                engine.hear_kicks(index, count, &self.wires);
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::Path;
 
 use super::{Durability, Found, Sink, Source, Storage};
@@ -22,9 +22,19 @@ pub struct FileStorage {
 impl FileStorage {
     /// Open a file; its length, rounded down to whole sectors, is the capacity.
     pub fn open(path: &Path, read_only: bool) -> io::Result<Self> {
+        // Before it is opened: that could block on a pipe, or do something to a device.
+        let kind = std::fs::metadata(path)?.file_type();
+        if !kind.is_file() && !kind.is_block_device() {
+            let why = "neither a regular file nor a block device";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+        }
         let mut file = OpenOptions::new().read(true).write(!read_only).open(path)?;
         // Not the length of the metadata: for a block device that is 0.
         let length = file.seek(SeekFrom::End(0))?;
+        if length < 512 {
+            let why = format!("a file of {length} bytes has no whole sector of 512");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+        }
         let buffer = vec![0; BUFFER_BYTES].into_boxed_slice();
         Ok(Self { file, capacity_bytes: length / 512 * 512, buffer })
     }

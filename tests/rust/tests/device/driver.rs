@@ -293,7 +293,7 @@ fn event(fd: i32) -> EventFd {
     EventFd::from_fd(shm::duplicate_fd(fd).unwrap())
 }
 
-fn signals(fd: i32) -> u64 {
+pub fn signals(fd: i32) -> u64 {
     event(fd).drain()
 }
 

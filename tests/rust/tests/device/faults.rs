@@ -38,6 +38,20 @@ fn id_not_outstanding() {
 }
 
 #[test]
+fn id_not_outstanding_when_every_descriptor_is_a_head() {
+    let mut driver = driver_with(Fault::IdNotOutstanding, 0);
+    driver.put_header(FREE, FLUSH, 0);
+    for n in 0..8 {
+        driver.link_table(FREE + 0x200 + 64 * n, &[(FREE, 16, false), (FREE + 0x100, 1, true)], 0);
+        driver.offer(n as u16);
+    }
+    driver.publish();
+    driver.device.serve(usize::MAX).unwrap();
+    // Nine elements for eight chains; whichever is read, the second of an id is wrong.
+    assert_eq!(driver.used_index(), 9);
+}
+
+#[test]
 fn id_twice() {
     assert_eq!(serve_reads(&mut driver_with(Fault::IdTwice, 0), 2), [GOOD; 3]);
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use softdev::{DeviceError, DeviceOptions, status};
+use softdev::{DeviceError, DeviceOptions, Fault, feature, status};
 
 use crate::driver::*;
 
@@ -50,11 +50,7 @@ fn a_reset_stops_the_device_in_mid_work_and_it_works_again() {
         driver.start(FEATURES);
     }
     offer_writes(&mut driver);
-    let started = Instant::now();
-    while driver.used_index() != 128 {
-        assert!(started.elapsed() < LONG, "the device did not come back");
-        std::thread::yield_now();
-    }
+    until("served", || driver.used_index() == 128);
     assert!(!driver.needs_reset());
 }
 
@@ -131,4 +127,52 @@ fn others_get_their_turn_while_the_thread_is_busy() {
     }
     visitor.join().unwrap();
     assert!(!driver.needs_reset(), "{:?}", driver.device.violation());
+}
+
+#[test]
+fn every_queue_has_wires_of_its_own() {
+    let mq = FEATURES | 1 << feature::MQ;
+    let several = DeviceOptions { queue_count: 3, features: mq, ..options() };
+    let mut driver = Driver::new(several, mq, 8);
+    assert_eq!(driver.device.read_config(0x22, 2).unwrap(), [3, 0]);
+    assert!(driver.device.kick_fd(3).is_err());
+    // The same ring, this time as queue 2.
+    driver.negotiate(mq);
+    driver.device.enable_queue(2, driver.setup()).unwrap();
+    driver.set_status(status::DRIVER_OK);
+    driver.write(0, &vec![0; FREE as usize]);
+    (driver.next_available, driver.next_used) = (0, 0);
+    assert_eq!(driver.flush(), OK);
+    let signalled = |index| signals(driver.device.interrupt_fd(index).unwrap());
+    assert_eq!([signalled(0), signalled(1), signalled(2)], [0, 0, 1]);
+    // Without MQ there is one queue.
+    driver.negotiate(FEATURES);
+    assert!(driver.device.enable_queue(1, driver.setup()).is_err());
+}
+
+#[test]
+fn a_delay_of_a_threaded_device_ends_with_a_kick() {
+    for features in [FEATURES, FLAGS_ONLY] {
+        let mut driver = Driver::new(threaded(), features, 8);
+        driver.device.inject(Fault::Delay, 1, 0, 0).unwrap();
+        driver.put_header(FREE, FLUSH, 0);
+        let head = driver.link(&[(FREE, 16, false), (FREE + 0x100, 1, true)]);
+        driver.write(FREE + 0x100, &[PENDING]);
+        driver.offer(head);
+        driver.publish();
+        driver.kick();
+        // The request is carried out, which its status shows, and not completed.
+        until("carried out", || driver.read(FREE + 0x100, 1) == [OK]);
+        assert_eq!(driver.used_index(), 0);
+        driver.kick();
+        until("completed", || driver.used_index() == 1);
+    }
+}
+
+fn until(what: &str, done: impl Fn() -> bool) {
+    let started = Instant::now();
+    while !done() {
+        assert!(started.elapsed() < LONG, "not {what} after {LONG:?}");
+        std::thread::yield_now();
+    }
 }

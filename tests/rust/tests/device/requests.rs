@@ -1,6 +1,6 @@
 //! What each request does, and how it fails (VIRTIO 1.4, 5.2.6 Device Operation).
 
-use softdev::{DeviceOptions, feature};
+use softdev::{Device, DeviceOptions, feature};
 
 use crate::driver::*;
 
@@ -163,5 +163,20 @@ fn a_file_is_served_in_place() {
     std::fs::File::options().write(true).open(&path).unwrap().set_len(4 * 512).unwrap();
     assert_eq!(driver.request(IN, 6, (DATA, SECTOR, true)).0, IOERR);
     assert_eq!(driver.read_sectors(3, 1), [3; SECTOR]);
+    std::fs::remove_file(&path).unwrap();
+}
+
+#[test]
+fn what_is_no_file_to_serve_is_refused() {
+    let refused = |path: &std::path::Path| {
+        let file = DeviceOptions { path: Some(path.into()), capacity_sectors: 0, ..options() };
+        Device::new(shm::DmaSpace::new(), file).err().map(|error| error.to_string()).unwrap()
+    };
+    assert!(refused("/dev/null".as_ref()).contains("neither a regular file"));
+    assert!(refused(&std::env::temp_dir()).contains("neither a regular file"));
+    assert!(refused("/nonexistent".as_ref()).contains("/nonexistent"));
+    let path = std::env::temp_dir().join(format!("vioblk-short-{}.img", std::process::id()));
+    std::fs::write(&path, [0; 511]).unwrap();
+    assert!(refused(&path).contains("511 bytes"));
     std::fs::remove_file(&path).unwrap();
 }
