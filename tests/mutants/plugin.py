@@ -3,6 +3,7 @@
 import os
 
 import pytest
+from hypothesis import Phase, settings
 
 VARIABLE = "VIOBLK_MUTANT"
 
@@ -18,6 +19,11 @@ def pytest_configure(config: pytest.Config) -> None:
     if name not in mutants:
         raise pytest.UsageError(f"{VARIABLE}={name}: there are {', '.join(sorted(mutants))}")
     mutants[name].apply()
+    # One failure is enough: not the smallest one, which can take minutes to find.
+    settings.register_profile(
+        "mutant", phases=[Phase.explicit, Phase.generate], database=None, deadline=None
+    )
+    settings.load_profile("mutant")
 
 
 def pytest_report_header() -> str | None:
