@@ -58,7 +58,7 @@ def test_the_serial_is_asked_for_with_exactly_20_bytes(tapped: OpenTapped) -> No
 @clause("BLK-REQ-03")
 @pytest.mark.parametrize("length", [0, 19, 21, 24, 512])
 def test_a_serial_record_of_another_length_is_refused(tapped: OpenTapped, length: int) -> None:
-    disk, tap = tapped("mem:1M?timeout_s=1")
+    disk, tap = tapped("mem:1M", timeout_s=1.0)
     region = disk.alloc(512)
     record = REQUEST_RECORD.pack(RequestType.GET_ID, 0, 0, 0, length, region.handle, 0)
     with pytest.raises(InvalidRequestError):
