@@ -31,7 +31,7 @@ fn of_device(py: Python<'_>, error: DeviceError) -> PyErr {
             Some(errno) => {
                 let text = error.to_string();
                 let reason = text.split(" (os error").next().unwrap_or_default();
-                PyOSError::new_err((errno, reason.to_owned(), path))
+                PyOSError::new_err((errno, reason.to_owned(), path.into_os_string()))
             }
             // Ours, not the system's: the file is not one to serve.
             None => PyValueError::new_err(format!("{}: {error}", path.display())),

@@ -1,0 +1,257 @@
+"""SoftwareDevice as Python sees it: arguments, exceptions, threads, fork. What it does as a device
+is tested in Rust (tests/rust/tests/device)."""
+
+import errno
+import gc
+import inspect
+import os
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.leaks import no_leaks
+from vioblk._native import DmaSpace, SoftwareDevice, SplitQueue, split_layout
+from vioblk.errors import ForkedError, StateError
+from vioblk.ring import Chain
+
+FEATURES = 1 << 32 | 1 << 9
+"""VERSION_1 and FLUSH."""
+
+QUEUE_SIZE = 8
+FLUSH_HEADER = b"\x04" + bytes(15)
+
+
+class Rig:
+    """A live device, its ring, and one flush request to send through it."""
+
+    def __init__(self, **options: Any) -> None:
+        self.space = DmaSpace()
+        self.space.map(1 << 16, 1 << 32)
+        options = {"capacity_sectors": 64, "features": FEATURES, "threaded": False} | options
+        self.device = SoftwareDevice(self.space, **options)
+        layout = split_layout(QUEUE_SIZE)
+        region = self.space.alloc(layout.length)
+        self.queue = SplitQueue(region, QUEUE_SIZE)
+        self.device.write_status(3)
+        self.device.write_features(FEATURES)
+        self.device.write_status(11)
+        base = region.device_address
+        self.device.enable_queue(
+            0,
+            QUEUE_SIZE,
+            base + layout.descriptors_offset,
+            base + layout.available_offset,
+            base + layout.used_offset,
+        )
+        self.device.write_status(15)
+        self.request = self.space.alloc(17)
+        with memoryview(self.request) as view:
+            view[:16] = FLUSH_HEADER
+
+    def push(self, count: int = 1) -> None:
+        """Send flushes, without a kick."""
+        self.queue.push_many([Chain([(self.request, 0, 16)], [(self.request, 16, 1)])] * count)
+        self.queue.publish()
+
+
+@pytest.fixture
+def rig() -> Iterator[Rig]:
+    rig = Rig()
+    yield rig
+    rig.device.close()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "give capacity_sectors or path"),
+        ({"capacity_sectors": 8, "path": "/dev/null"}, "leave one of them out"),
+        ({"capacity_sectors": -1}, "capacity_sectors is -1"),
+        ({"capacity_sectors": 1 << 60}, "more than 2.64 bytes"),
+        ({"capacity_sectors": 1 << 200}, "out of range"),
+        ({"capacity_sectors": 9, "block_size": 4096}, "whole blocks of 4096"),
+        ({"capacity_sectors": 8, "block_size": 1000}, "block_size is 1000"),
+        ({"capacity_sectors": 8, "queue_count": 0}, "queue_count is 0"),
+        ({"capacity_sectors": 8, "queue_size_max": 100}, "queue_size_max is 100"),
+        ({"capacity_sectors": 8, "queue_size_max": 1 << 16}, "queue_size_max is 65536"),
+        ({"capacity_sectors": 8, "serial": b"x" * 21}, "21 bytes"),
+        ({"path": "/dev/null"}, "/dev/null: neither a regular file nor a block device"),
+    ],
+)
+def test_bad_arguments_are_named_with_their_value(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        SoftwareDevice(DmaSpace(), features=FEATURES, **options)
+
+
+def test_a_file_that_cannot_be_opened_is_the_system_s_own_error(tmp_path: Path) -> None:
+    missing = tmp_path / "missing.img"
+    with pytest.raises(FileNotFoundError) as caught:
+        SoftwareDevice(DmaSpace(), features=FEATURES, path=str(missing))
+    assert (caught.value.errno, caught.value.filename) == (errno.ENOENT, str(missing))
+
+
+def test_an_integer_must_be_one() -> None:
+    with pytest.raises(TypeError, match="capacity_sectors must be an integer"):
+        SoftwareDevice(DmaSpace(), features=FEATURES, capacity_sectors="64")  # type: ignore[arg-type]
+
+
+def test_the_documented_faults_are_those_that_there_are(rig: Rig) -> None:
+    with pytest.raises(ValueError, match="there is no fault") as caught:
+        rig.device.inject("nonsense")
+    names = str(caught.value).partition("there are: ")[2].split(", ")
+    assert len(names) == 17
+    for name in names:
+        if name != "needs_reset":
+            rig.device.inject(name, count=0)
+    with pytest.raises(ValueError, match="count is -1"):
+        rig.device.inject("silence", count=-1)
+
+
+def test_serve_is_for_devices_without_a_thread(rig: Rig) -> None:
+    rig.push(4)
+    assert rig.device.serve(1) == 1
+    assert rig.device.serve(0) == 0
+    assert rig.device.serve() == 3
+    threaded = Rig(threaded=True)
+    with pytest.raises(StateError, match="threaded=False"):
+        threaded.device.serve()
+    threaded.device.close()
+
+
+def test_configuration_has_96_bytes(rig: Rig) -> None:
+    assert len(rig.device.read_config(0, 96)) == 96
+    for call in (
+        lambda: rig.device.read_config(95, 2),
+        lambda: rig.device.write_config(96, b"x"),
+        lambda: rig.device.read_config(1 << 63, 1 << 63),
+    ):
+        with pytest.raises(ValueError, match="has 96 bytes"):
+            call()
+
+
+def test_the_reason_for_a_demanded_reset_can_be_read(rig: Rig) -> None:
+    assert rig.device.violation is None
+    rig.queue.push(Chain([(rig.request, 0, 8)], [(rig.request, 16, 1)]))
+    rig.queue.publish()
+    rig.device.serve()
+    assert rig.device.read_status() == 15 | 64
+    assert rig.device.violation == "a request has 8 readable bytes, less than its header"
+
+
+def test_after_close_only_the_counters_can_be_read(rig: Rig) -> None:
+    rig.push()
+    rig.device.serve()
+    rig.device.close()
+    rig.device.close()
+    assert rig.device.counters()["flushes"] == 1
+    assert rig.device.violation is None
+    for call in _calls(rig.device).values():
+        with pytest.raises(StateError, match="closed"):
+            call()
+
+
+def test_a_child_gets_an_error_from_every_call_and_the_parent_goes_on() -> None:
+    rig = Rig(threaded=True)
+    calls = _calls(rig.device) | {
+        "counters": rig.device.counters,
+        "violation": lambda: rig.device.violation,
+    }
+    with warnings.catch_warnings():
+        # Python warns of forking with threads; that it is survived is what is tested.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        pid = os.fork()
+    if pid == 0:
+        refused = 0
+        try:
+            for call in calls.values():
+                try:
+                    call()
+                except ForkedError:
+                    refused += 1
+            rig.device.close()
+            del rig, call, calls
+            gc.collect()
+        finally:
+            os._exit(refused)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == len(calls)
+    # Its thread still serves: neither close() nor the last reference in the child reached it.
+    rig.push()
+    os.eventfd_write(rig.device.kick_fd(0), 1)
+    _wait_for(rig.device.interrupt_fd(0))
+    assert len(rig.queue.reap()) == 1
+    rig.device.close()
+
+
+def test_devices_leave_nothing_behind_closed_or_not() -> None:
+    with no_leaks():
+        for number in range(100):
+            rig = Rig(threaded=True)
+            if number % 2:
+                rig.device.close()
+            del rig
+
+
+def test_other_threads_run_while_the_device_serves() -> None:
+    rig = Rig()
+    stop = threading.Event()
+    failures: list[BaseException] = []
+
+    def visit() -> None:
+        try:
+            while not stop.is_set():
+                rig.device.resize(64)
+                rig.device.counters()
+        except BaseException as error:
+            failures.append(error)
+
+    visitor = threading.Thread(target=visit)
+    visitor.start()
+    try:
+        for _ in range(300):
+            rig.push(4)
+            assert rig.device.serve() == 4
+            assert len(rig.queue.reap()) == 4
+    finally:
+        stop.set()
+        visitor.join(30)
+    assert not failures
+    assert not visitor.is_alive()
+    rig.device.close()
+
+
+def _wait_for(fd: int) -> None:
+    import select
+
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    assert poll.poll(30_000), "no interrupt within 30 s"
+
+
+def _calls(device: SoftwareDevice) -> dict[str, Callable[[], object]]:
+    """Every public call that needs an open device of this process."""
+    calls: dict[str, Callable[[], object]] = {
+        "read_status": device.read_status,
+        "write_status": lambda: device.write_status(0),
+        "read_features": device.read_features,
+        "write_features": lambda: device.write_features(0),
+        "read_config": lambda: device.read_config(0, 8),
+        "write_config": lambda: device.write_config(0x20, b"\0"),
+        "config_generation": device.config_generation,
+        "enable_queue": lambda: device.enable_queue(0, QUEUE_SIZE, 0, 0, 0),
+        "kick_fd": lambda: device.kick_fd(0),
+        "interrupt_fd": lambda: device.interrupt_fd(0),
+        "config_fd": lambda: device.config_fd,
+        "serve": device.serve,
+        "reset_counters": device.reset_counters,
+        "inject": lambda: device.inject("silence"),
+        "clear_faults": device.clear_faults,
+        "power_loss": device.power_loss,
+        "resize": lambda: device.resize(64),
+    }
+    public = {name for name, _ in inspect.getmembers_static(SoftwareDevice) if name[0] != "_"}
+    assert public == set(calls) | {"close", "counters", "violation"}
+    return calls
