@@ -144,7 +144,7 @@ $(STAMPS)/dev: pyproject.toml $(STAMPS)/build
 # the whole group `dev` along, which `make run` does not need.
 $(STAMPS)/extension: pyproject.toml $(STAMPS)/build $(RUST_SOURCES)
 	@echo "== building the extension (release)"
-	$(BIN)/python -m pip install --quiet --no-build-isolation \
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pip install --quiet --no-build-isolation \
 		--config-settings build-args=--locked --editable '.[cli]'
 	touch $@
 
