@@ -129,7 +129,10 @@ def test_sizes_are_binary(size: str, size_bytes: int) -> None:
     assert parse_size(size) == size_bytes
 
 
-@pytest.mark.parametrize("wrong", ["", "M", "64X", "-1", "1.5M", "64 M", "1KK", "9999999T", "٣M"])
+@pytest.mark.parametrize(
+    "wrong",
+    ["", "M", "64X", "-1", "1.5M", "64 M", "1KK", "1iB", "K", "1\n", "9" * 5000, "9999999T", "٣M"],
+)
 def test_a_wrong_size_is_refused_with_its_text(wrong: str) -> None:
     with pytest.raises(AddressError) as refusal:
         parse_size(wrong)

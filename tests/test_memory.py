@@ -48,10 +48,21 @@ def test_a_large_region_gets_a_mapping_of_its_size(memory: DmaMemory, script: Sc
     assert lengths(script) == [34 * MIB]
 
 
+@pytest.mark.parametrize(("count_max", "first_mib"), [(1, 512), (2, 256), (7, 8), (8, 4), (32, 4)])
+def test_where_few_mappings_are_allowed_the_first_is_larger(
+    memory: DmaMemory, script: Script, count_max: int, first_mib: int
+) -> None:
+    script.mapping_count_max = count_max
+    memory.alloc(512)
+    assert lengths(script) == [first_mib * MIB]
+
+
 def test_more_mappings_than_the_device_allows_are_never_made(
     memory: DmaMemory, script: Script
 ) -> None:
     script.mapping_count_max = 2
+    script.map_memory(4 * MIB)
+    script.map_memory(4 * MIB)
     regions = [memory.alloc(4 * MIB), memory.alloc(4 * MIB)]
     with pytest.raises(MemoryError, match=r"no room for 4096 bytes: 0 are free.* 2 mappings"):
         memory.alloc(4096)

@@ -14,6 +14,7 @@ options can be given to `open()` as keywords, which win over those of the addres
 both a feature and an option (`seg_max`) takes on, off and auto for the feature.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -27,6 +28,8 @@ SIZE_UNITS: Final = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 
 """Powers of 1024."""
 
 SIZE_BYTES_MAX: Final = 1 << 62
+
+_SIZE: Final = re.compile(r"(?P<number>[0-9]{1,20})(?:(?P<unit>[KMGT])i?)?B?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -83,11 +86,10 @@ def parse_size(text: str) -> int:
 
     Raises AddressError.
     """
-    digits = text.rstrip("KMGTkmgtiIbB")
-    suffix = text[len(digits) :].upper().removesuffix("B").removesuffix("I")
-    if not (digits.isascii() and digits.isdecimal()) or suffix not in SIZE_UNITS:
+    match = _SIZE.fullmatch(text)
+    if match is None:
         raise AddressError(f"{text!r} is not a size; write bytes, or a number with K, M, G or T")
-    size_bytes = int(digits) * SIZE_UNITS[suffix]
+    size_bytes = int(match["number"]) * SIZE_UNITS[(match["unit"] or "").upper()]
     if size_bytes > SIZE_BYTES_MAX:
         raise AddressError(f"{text!r} is more than 2^62 bytes")
     return size_bytes

@@ -10,6 +10,9 @@ from vioblk.transport.base import Transport
 FIRST_MAPPING_BYTES: Final = 4 << 20
 """Enough for the queues and for modest buffers."""
 
+DOUBLINGS: Final = 7
+"""How often the memory can double at least: where the mappings are fewer, the first is larger."""
+
 MAPPING_UNIT_BYTES: Final = 2 << 20
 """A huge page on x86-64 and aarch64."""
 
@@ -18,9 +21,10 @@ class DmaMemory:
     """The memory of one device. Thread-safe.
 
     It grows by mappings of its own, and as the other side may allow very few of them
-    (`Transport.mapping_count_max`), each is at least as large as all before it together: eight
-    hold 512 MiB in small pieces, and a single piece may have any size. Mapped memory costs
-    nothing until it is touched, unless the transport pins it.
+    (`Transport.mapping_count_max`), each is at least as large as all before it together. Eight
+    hold 512 MiB in small pieces, fewer start with a larger one and hold as much, and a single
+    piece may have any size. Mapped memory costs nothing until it is touched, unless the transport
+    pins it.
     """
 
     def __init__(self, transport: Transport) -> None:
@@ -68,7 +72,8 @@ class DmaMemory:
                 "and larger ones"
             )
         mapped_bytes = sum(mapping.length for mapping in mappings)
-        wanted = max(length_bytes, mapped_bytes, FIRST_MAPPING_BYTES)
+        missing_doublings = max(0, DOUBLINGS + 1 - transport.mapping_count_max)
+        wanted = max(length_bytes, mapped_bytes, FIRST_MAPPING_BYTES << missing_doublings)
         unit = MAPPING_UNIT_BYTES
         length = (wanted + unit - 1) // unit * unit
         try:

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Protocol
@@ -15,7 +15,7 @@ from tests.support.drivers import PlainDriver
 from tests.support.leaks import no_leaks
 from vioblk.address import parse_address, sort_options
 from vioblk.device import ConfigField, VirtioDevice
-from vioblk.errors import AddressError, NegotiationError, ResetTimeoutError
+from vioblk.errors import AddressError, NegotiationError, ResetTimeoutError, StateError
 from vioblk.features import BlockFeature, Feature, FeatureSet, Wish
 from vioblk.ring import Chain
 from vioblk.status import DeviceState
@@ -369,3 +369,29 @@ def test_the_device_is_given_addresses_of_its_own_space_only(
     assert transport.device.counters()["bad_chains"] == 0
     assert bytes(memoryview(data)) == bytes(512)
     assert bytes(memoryview(status)) == b"\0"
+
+
+def test_changes_that_arrive_during_resets_block_nobody(reach: Reach, ring: RingName) -> None:
+    transport = reach("mem:1M")
+    device, driver = start(transport, ring)
+    over = threading.Event()
+
+    def resize() -> None:
+        sectors = 0
+        with suppress(StateError):  # once it is closed
+            while not over.is_set():
+                sectors = sectors % 64 + 1
+                transport.device.resize(sectors)
+
+    driver.steps["config_changed"] = lambda device: device.read_config(CAPACITY)
+    thread = threading.Thread(target=resize)
+    thread.start()
+    try:
+        for _ in range(100):
+            device.reset()
+            device.initialize(driver)
+        device.close()
+    finally:
+        over.set()
+        thread.join(TIMEOUT_S)
+    assert not thread.is_alive()
