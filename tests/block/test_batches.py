@@ -1,12 +1,16 @@
 """What the device saw of a batch."""
 
 import random
+import threading
+import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy
 import pytest
 
 from tests.block.conftest import OpenDisk
+from tests.block.tap import Tap
 from tests.block.test_cache import software
 from vioblk._native import Region
 from vioblk.block.disk import BlockDevice
@@ -76,18 +80,31 @@ def test_what_does_not_fit_now_keeps_its_place(open_disk: OpenDisk) -> None:
     assert done == list(range(40))
 
 
-def test_one_completion_restarts_all_the_backlog_that_fits(open_disk: OpenDisk) -> None:
-    disk = open_disk("mem:1M?threaded=off", ring_size=16)
+def test_completions_restart_all_the_backlog_that_fits(
+    tapped: Callable[..., tuple[BlockDevice, Tap]],
+) -> None:
+    disk, tap = tapped("mem:1M?queue_size=16")
     device = software(disk)
-    _region, batch = reads(disk, 32)
-    assert disk.submit_many(batch) == 16
+    _region, batch = reads(disk, 40)
+    statuses = bytearray([STATUS_PENDING]) * 40
+    runner = threading.Thread(target=disk.execute, args=(batch, statuses))
+    runner.start()
+    for served, restarted in [(0, 16), (1, 1), (7, 7), (16, 16)]:
+        assert device.serve(served) == served
+        assert take(tap, restarted) == restarted
+        assert disk.device.in_flight == 16
     device.serve()
-    assert disk.reap_many(bytearray(COMPLETION_RECORD.size * 32)) == 16
-    device.reset_counters()
-    assert disk.submit_many(batch[16 * REQUEST_RECORD.size :]) == 16
-    device.serve()
-    seen = device.counters()
-    assert (seen["batches"], seen["largest_batch"]) == (1, 16)
+    runner.join(10)
+    assert not runner.is_alive()
+    assert statuses == bytes(40)
+
+
+def take(tap: Tap, count: int) -> int:
+    """Wait until `count` requests have become available; how many did."""
+    seen, deadline = 0, time.monotonic() + 10
+    while seen < count and time.monotonic() < deadline:
+        seen += len(tap.take())
+    return seen
 
 
 def test_completions_carry_token_length_and_status(open_disk: OpenDisk) -> None:

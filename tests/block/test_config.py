@@ -1,8 +1,11 @@
+import threading
 from collections.abc import Sequence
 
 import pytest
 
+import vioblk
 from tests.block.conftest import OpenDisk, OpenRecorded
+from tests.clauses import clause
 from vioblk.block.config import (
     FIELDS,
     BlockConfig,
@@ -117,6 +120,7 @@ def test_a_disk_with_geometry_shows_it(open_disk: OpenDisk) -> None:
     assert isinstance(open_disk("mem:1M").geometry, Geometry)
 
 
+@clause("BLK-INIT-04")
 def test_writeback_is_not_read_before_features_ok(open_recorded: OpenRecorded) -> None:
     disk, transport = open_recorded("mem:1M")
     reads = [each for each in transport.config_reads if each.offset == STRUCTURE["writeback"][0]]
@@ -125,11 +129,8 @@ def test_writeback_is_not_read_before_features_ok(open_recorded: OpenRecorded) -
     assert disk.writeback in (False, True)
 
 
+@clause("BLK-CAP-01")
 def test_a_resized_disk_is_noticed_and_reported(ring: str) -> None:
-    import threading
-
-    import vioblk
-
     changed = threading.Event()
     seen: list[BlockConfig] = []
 

@@ -263,3 +263,68 @@ def test_lost_tokens_come_back_from_the_reset(disk: BlockDevice, guarded: Guarde
     assert {queue: sorted(tokens) for queue, tokens in lost.items()} == {0: [0, 1, 2]}
     assert guarded.region.in_flight == 0
     works_again(disk)
+
+
+def test_a_silent_device_is_closed_all_the_same(open_disk: OpenDisk) -> None:
+    disk = open_disk("mem:1M")
+    software(disk).inject("silence")
+    region = disk.alloc(512)
+    read = REQUEST_RECORD.pack(RequestType.IN, 0, 0, 0, 512, region.handle, 0)
+    assert disk.submit_many(read) == 1
+    with pytest.raises(vioblk.RequestTimeoutError, match="1 requests did not complete"):
+        disk.close(timeout_s=0.2)
+    with pytest.raises(vioblk.StateError, match="closed"):
+        disk.read(0, 512)
+    region.close()
+
+
+def test_leaving_by_an_exception_keeps_that_exception(open_disk: OpenDisk) -> None:
+    disk = open_disk("mem:1M", timeout_s=0.2)
+    software(disk).inject("silence", count=2)
+    with pytest.raises(vioblk.RequestTimeoutError, match="timed out") as raised, disk:
+        disk.read(0, 512)
+    assert any("closing the disk failed as well" in note for note in raised.value.__notes__)
+
+
+def test_who_waits_for_a_completion_is_sent_away_when_the_disk_closes(
+    open_disk: OpenDisk,
+) -> None:
+    disk = open_disk("mem:1M")
+    software(disk).inject("silence")
+    region = disk.alloc(512)
+    assert disk.submit_many(REQUEST_RECORD.pack(RequestType.IN, 0, 0, 0, 512, region.handle, 0))
+    ended: list[BaseException] = []
+
+    def wait_and_reap() -> None:
+        try:
+            assert disk.wait(60)
+            disk.reap_many(bytearray(16))
+        except vioblk.VioblkError as error:
+            ended.append(error)
+
+    waiter = threading.Thread(target=wait_and_reap)
+    waiter.start()
+    with pytest.raises(vioblk.RequestTimeoutError):
+        disk.close(timeout_s=0.2)
+    waiter.join(10)
+    assert not waiter.is_alive()
+    assert [type(error) for error in ended] == [vioblk.StateError]
+
+
+@pytest.mark.parametrize("call", ["close", "reset"])
+def test_the_callback_cannot_close_or_reset_the_disk(open_disk: OpenDisk, call: str) -> None:
+    ended: list[BaseException] = []
+    called = threading.Event()
+
+    def callback(config: object) -> None:
+        try:
+            getattr(disk, call)()
+        except vioblk.StateError as error:
+            ended.append(error)
+        called.set()
+
+    disk = open_disk("mem:1M", on_config_change=callback)
+    software(disk).resize(4096)
+    assert called.wait(10)
+    assert len(ended) == 1
+    assert disk.capacity_bytes == 4096 * 512

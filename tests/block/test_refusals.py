@@ -1,5 +1,6 @@
 """What is refused, clearly and before anything reaches the device."""
 
+import threading
 from collections.abc import Callable
 
 import pytest
@@ -69,8 +70,6 @@ def test_nothing_reaches_past_the_capacity_even_as_a_record(disk: BlockDevice) -
 
 @clause("BLK-CAP-01", "BLK-CAP-02")
 def test_a_disk_that_shrank_refuses_what_is_gone(open_disk: OpenDisk) -> None:
-    import threading
-
     changed = threading.Event()
     disk = open_disk("mem:1M", on_config_change=lambda config: changed.set())
     region = disk.alloc(512)

@@ -15,14 +15,16 @@ from vioblk.block.info import DiskInfo, QueueInfo
 from vioblk.block.limits import DiskLimits
 from vioblk.block.queue import RequestQueue
 from vioblk.block.request import SECTOR_BYTES, UNMAP, RequestStatus, RequestType
-from vioblk.block.transfer import Transfers
+from vioblk.block.transfer import NO_QUEUES, Transfers
 from vioblk.compat import Buffer
 from vioblk.device import VirtioDevice
 from vioblk.errors import (
     DiskBusyError,
     ProtocolError,
     RequestFailedError,
+    StateError,
     UnsupportedError,
+    VioblkError,
 )
 from vioblk.features import BlockFeature
 from vioblk.transport.base import Transport
@@ -196,12 +198,17 @@ class BlockDevice:
             return self._queue(queue).reap_many(out)
 
     def wait(self, timeout_s: float | None = None, queue: int = 0) -> bool:
-        """Wait until `reap_many` has something to hand out; False after `timeout_s`."""
-        with self._gate:
-            return self._queue(queue).wait(self.timeout_s if timeout_s is None else timeout_s)
+        """Wait until `reap_many` has something to hand out or an error to raise.
+
+        False after `timeout_s` (as for requests if None), and at once if nothing is in flight.
+        """
+        self._gate.check()
+        return self._queue(queue).wait(self.timeout_s if timeout_s is None else timeout_s)
 
     def _queue(self, number: int) -> RequestQueue:
         queues = self._driver.queues
+        if not queues:
+            raise StateError(NO_QUEUES)
         if not 0 <= number < len(queues):
             raise ValueError(f"there is no queue {number}: this disk uses {len(queues)}")
         return queues[number]
@@ -355,6 +362,8 @@ class BlockDevice:
         self._gate.check_process()
         self._device.refuse_in_callback("reset")
         with self._admin:
+            if self._gate.refusal == CLOSED:
+                raise StateError(CLOSED)
             self._gate.shut("the disk is being reset; wait until reset() has returned")
             self._driver.abort("the disk was reset")
             self._gate.wait_empty(timeout_s)
@@ -413,7 +422,12 @@ class BlockDevice:
         value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.close()
+        try:
+            self.close()
+        except VioblkError as error:
+            if value is None:
+                raise
+            value.add_note(f"closing the disk failed as well: {error}")
 
     def __repr__(self) -> str:
         return f"<BlockDevice {self._address}: {self._gate.refusal or 'open'}>"

@@ -22,8 +22,7 @@ class Gate:
     def __enter__(self) -> None:
         self.check_process()
         with self._changed:
-            if self._refusal is not None:
-                raise StateError(self._refusal)
+            self._check_open()
             self._inside += 1
 
     def __exit__(
@@ -46,6 +45,11 @@ class Gate:
     def refusal(self) -> str | None:
         """Why nobody is let in; None while the gate is open."""
         return self._refusal
+
+    def check(self) -> None:
+        """Raise as entering does, for a call that need not be waited for."""
+        self.check_process()
+        self._check_open()
 
     def check_process(self) -> None:
         """Raise ForkedError in any process but the one that made the gate."""
@@ -77,3 +81,8 @@ class Gate:
         """Wait until nobody is inside; False after `timeout_s`."""
         with self._changed:
             return self._changed.wait_for(lambda: self._inside == 0, timeout_s)
+
+    def _check_open(self) -> None:
+        refusal = self._refusal
+        if refusal is not None:
+            raise StateError(refusal)

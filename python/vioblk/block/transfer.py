@@ -21,6 +21,8 @@ MAX_BATCH_REQUESTS: Final = 256
 """Longer calls are several batches, so that `timeout_s` bounds a batch and not the whole of a
 call that may take long because it asks for much."""
 
+NO_QUEUES: Final = "the device has no queues now; reset or close the disk"
+
 
 class Transfers:
     """Splits calls into requests and runs them, a batch at a time. Thread-safe."""
@@ -36,7 +38,7 @@ class Transfers:
         """The queues take turns. Raises StateError if there are none, as after a failed reset."""
         queues = self._driver.queues
         if not queues:
-            raise StateError("the device has no queues now; reset or close the disk")
+            raise StateError(NO_QUEUES)
         return queues[next(self._turn) % len(queues)]
 
     def run(self, batch: bytearray) -> None:
