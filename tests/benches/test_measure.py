@@ -1,5 +1,6 @@
 """The benchmarks' own arithmetic, and that they refuse a debug build."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -29,7 +30,7 @@ def test_pytest_refuses_to_measure_a_debug_build(tmp_path: Path) -> None:
     result = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "pretend_debug", "--benchmark-enable", "benches"],
         cwd=ROOT,
-        env={"PYTHONPATH": f"{tmp_path}:{ROOT}", "PATH": ""},
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"},
         capture_output=True,
         text=True,
         timeout=60,
