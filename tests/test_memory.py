@@ -57,6 +57,14 @@ def test_where_few_mappings_are_allowed_the_first_is_larger(
     assert lengths(script) == [first_mib * MIB]
 
 
+def test_where_nothing_can_be_mapped_later_the_first_mapping_is_the_largest(
+    memory: DmaMemory, script: Script
+) -> None:
+    script.maps_while_live = False
+    memory.alloc(512)
+    assert lengths(script) == [512 * MIB]
+
+
 def test_more_mappings_than_the_device_allows_are_never_made(
     memory: DmaMemory, script: Script
 ) -> None:

@@ -21,10 +21,10 @@ class DmaMemory:
     """The memory of one device. Thread-safe.
 
     It grows by mappings of its own, and as the other side may allow very few of them
-    (`Transport.mapping_count_max`), each is at least as large as all before it together. Eight
-    hold 512 MiB in small pieces, fewer start with a larger one and hold as much, and a single
-    piece may have any size. Mapped memory costs nothing until it is touched, unless the transport
-    pins it.
+    (`Transport.mapping_count_max`) or none while it is live (`Transport.maps_while_live`), each is
+    at least as large as all before it together. Eight hold 512 MiB in small pieces, fewer start
+    with a larger one and hold as much, and a single piece may have any size. Mapped memory costs
+    nothing until it is touched, unless the transport pins it.
     """
 
     def __init__(self, transport: Transport) -> None:
@@ -72,7 +72,8 @@ class DmaMemory:
                 "and larger ones"
             )
         mapped_bytes = sum(mapping.length for mapping in mappings)
-        missing_doublings = max(0, DOUBLINGS + 1 - transport.mapping_count_max)
+        count_max = transport.mapping_count_max if transport.maps_while_live else 1
+        missing_doublings = max(0, DOUBLINGS + 1 - count_max)
         wanted = max(length_bytes, mapped_bytes, FIRST_MAPPING_BYTES << missing_doublings)
         unit = MAPPING_UNIT_BYTES
         length = (wanted + unit - 1) // unit * unit

@@ -46,6 +46,8 @@ class Transport(ABC):
 
     mapping_count_max: int = 8
     """How many mappings of memory the device can be told of."""
+    maps_while_live: bool = True
+    """Memory can be mapped while queues run; else only before, so it has to be plenty."""
     memory_safe_after_close: bool = False
     """After `close`, a device that never confirmed a reset can no longer reach the mappings of
     this process, so that they may be unmapped."""

@@ -104,6 +104,7 @@ class VhostUserTransport(Transport):
         self._memory = SharedMemory(connection, slots, growable=growable)
         self.space = self._memory.space
         self.mapping_count_max = slots
+        self.maps_while_live = growable
         self._config = ConfigSpace(connection)
         if self._has(ProtocolFeature.BACKEND_REQ):
             self._channel = BackendChannel(self._config_changed)
