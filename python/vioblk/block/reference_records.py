@@ -70,7 +70,7 @@ def check_requests(
 class _Check(NamedTuple):
     """One record, and what it is held to."""
 
-    index: int
+    position: int
     record: _Record
     limits: BlockLimits
     space: DmaSpace
@@ -169,4 +169,4 @@ class _Check(NamedTuple):
             )
 
     def _refuse(self, error: type[Exception], why: str) -> NoReturn:
-        raise error(f"request {self.index}: {why}")
+        raise error(f"request {self.position}: {why}")
