@@ -5,6 +5,9 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.interop.images import blank_image
+from tests.interop.storage_daemon import StorageDaemon, qcow2_export, raw_export
+
 CAPACITY_BYTES = 64 << 20
 """Of every target, so that the tests know it."""
 
@@ -49,8 +52,24 @@ def serve_file(directory: Path) -> Iterator[str]:
     yield f"file:{image}?serial=contract"
 
 
+@contextmanager
+def serve_vhost_user_raw(directory: Path) -> Iterator[str]:
+    image = blank_image(directory / "disk.raw", CAPACITY_BYTES)
+    with StorageDaemon(directory, [raw_export("disk", image)]) as daemon:
+        yield daemon.address("disk")
+
+
+@contextmanager
+def serve_vhost_user_qcow2(directory: Path) -> Iterator[str]:
+    image = blank_image(directory / "disk.qcow2", CAPACITY_BYTES, "qcow2")
+    with StorageDaemon(directory, [qcow2_export("disk", image)]) as daemon:
+        yield daemon.address("disk")
+
+
 TARGETS = [
     Target("memory", serve_memory, "software", keeps_content=False),
     Target("small", serve_small_requests, "software", keeps_content=False),
     Target("file", serve_file, "software"),
+    Target("vhost-user-raw", serve_vhost_user_raw, "vhost-user"),
+    Target("vhost-user-qcow2", serve_vhost_user_qcow2, "vhost-user"),
 ]
