@@ -24,8 +24,9 @@ Compare = Callable[..., Spread]
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    option = config.option
     why = refusal()
-    if why is not None and not config.option.benchmark_disable:
+    if why is not None and (option.benchmark_enable or not option.benchmark_disable):
         raise pytest.UsageError(why)
     config.stash[RESULTS] = []
 
