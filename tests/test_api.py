@@ -157,3 +157,27 @@ def test_a_device_without_a_serial_has_an_empty_one() -> None:
         disk.device.transport.device.inject("status", value=1)  # type: ignore[attr-defined]
         with pytest.raises(vioblk.RequestFailedError, match="get-id"):
             _ = disk.serial
+
+
+def test_a_failed_open_says_why_even_if_the_device_does_not_let_go(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from vioblk.transport.software import SoftwareTransport
+
+    # The first reset is confirmed, and no other.
+    writes: list[int] = []
+    write_status, read_status = SoftwareTransport.write_status, SoftwareTransport.read_status
+
+    def note(self: SoftwareTransport, value: int) -> None:
+        writes.append(value)
+        write_status(self, value)
+
+    def stick(self: SoftwareTransport) -> int:
+        return 0x40 if writes.count(0) > 1 else read_status(self)
+
+    monkeypatch.setattr(SoftwareTransport, "write_status", note)
+    monkeypatch.setattr(SoftwareTransport, "read_status", stick)
+    with pytest.raises(vioblk.NegotiationError, match="zoned") as raised:
+        vioblk.open("mem:1M", zoned=True, timeout_s=0.2)
+    assert writes.count(0) == 2
+    assert any("did not confirm its reset" in note for note in raised.value.__notes__)

@@ -75,8 +75,8 @@ class BlockDevice:
         self._transfers = Transfers(self._driver, self._device.memory, timeout_s)
         try:
             self._initialize(INITIALIZE_TIMEOUT_S)
-        except BaseException:
-            self._device.close()
+        except BaseException as error:
+            self._close_after(error)
             raise
         self._gate.open()
 
@@ -422,12 +422,17 @@ class BlockDevice:
         value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        if value is None:
+            self.close()
+        else:
+            self._close_after(value)
+
+    def _close_after(self, error: BaseException) -> None:
+        """Close, and let `error` be what the caller sees."""
         try:
             self.close()
-        except VioblkError as error:
-            if value is None:
-                raise
-            value.add_note(f"closing the disk failed as well: {error}")
+        except VioblkError as second:
+            error.add_note(f"closing the disk failed as well: {second}")
 
     def __repr__(self) -> str:
         return f"<BlockDevice {self._address}: {self._gate.refusal or 'open'}>"
