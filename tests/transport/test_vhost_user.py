@@ -171,6 +171,17 @@ def test_an_address_is_connected_to_with_its_options(path: Path) -> None:
             transport.close()
 
 
+def test_a_forgotten_transport_lets_go_of_everything(path: Path) -> None:
+    with no_descriptor_leak(), ScriptedBackEnd(path):
+        held = [VhostUserTransport(str(path), timeout_s=WAIT_S)]
+        held[0].enable_queue(0, ring_at(held[0].map_memory(1 << 16).device_address))
+        (thread,) = [each for each in threading.enumerate() if each.name.startswith("vioblk-")]
+        with pytest.warns(ResourceWarning, match="unclosed"):
+            held.clear()
+        thread.join(WAIT_S)
+        assert not thread.is_alive()
+
+
 # Features
 
 
@@ -517,6 +528,24 @@ def test_a_status_of_the_back_ends_own_is_used(path: Path) -> None:
         assert transport.read_status() == 0
         assert [message.number for message in back_end.sent(wire.SET_STATUS)] == [11, 0]
         assert len(back_end.sent(wire.RESET_DEVICE)) == 1
+
+
+def test_an_error_that_the_back_end_signals_asks_for_a_reset(path: Path) -> None:
+    error_fds: list[int] = []
+    with reached(path, error_fds=error_fds) as (transport, _):
+        ring = ring_at(transport.map_memory(1 << 16).device_address)
+        transport.enable_queue(0, ring)
+        transport.write_status(15)
+        assert transport.read_status() == 15
+        os.eventfd_write(error_fds[0], 1)
+        assert transport.read_status() == 15 | 64
+        transport.write_status(0)
+        assert transport.read_status() == 0
+        transport.enable_queue(0, ring)
+        transport.write_status(15)
+        assert transport.read_status() == 15, "it has been forgotten"
+        for fd in error_fds:
+            os.close(fd)
 
 
 def test_a_reset_stops_every_queue_that_runs(path: Path) -> None:

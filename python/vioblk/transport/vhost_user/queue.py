@@ -2,6 +2,8 @@
 
 import contextlib
 import os
+import select
+import weakref
 from typing import Final
 
 from vioblk.errors import ProtocolError
@@ -30,12 +32,19 @@ class VhostUserQueue:
             self._kick_fd = _eventfd(fds)
             self._call_fd = _eventfd(fds)
             self._error_fd = _eventfd(fds)
-            self._fds = fds.pop_all()
+            self._free = weakref.finalize(self, fds.pop_all().close)
 
     @property
     def running(self) -> bool:
         """Whether the back end may be using the queue."""
         return self._addresses is not None
+
+    @property
+    def failed(self) -> bool:
+        """Whether the back end has signalled an error of the queue since it was started."""
+        poller = select.poll()
+        poller.register(self._error_fd, select.POLLIN)
+        return self.running and bool(poller.poll(0))
 
     def start(self, addresses: QueueAddresses) -> QueueWires:
         """Hand the queue over to the back end.
@@ -45,7 +54,7 @@ class VhostUserQueue:
         """
         self._check(addresses)
         self._addresses = addresses
-        self._drop_old_kicks()
+        self._forget_old_signals()
         connection, index = self._connection, self._index
         queue_and_fd = U64.pack(index)
         connection.tell(Request.SET_VRING_NUM, VRING_STATE.pack(index, addresses.size))
@@ -90,7 +99,7 @@ class VhostUserQueue:
 
     def close(self) -> None:
         """Free the eventfds. Idempotent."""
-        self._fds.close()
+        self._free()
 
     def _indices(self) -> tuple[int, int]:
         """The available and the used index; (0, 0) for a queue that does not run."""
@@ -99,10 +108,11 @@ class VhostUserQueue:
         available = self._memory.read_u16(self._addresses.driver_address + INDEX_OFFSET)
         return available, self._memory.read_u16(self._addresses.device_address + INDEX_OFFSET)
 
-    def _drop_old_kicks(self) -> None:
+    def _forget_old_signals(self) -> None:
         # A notification of the former life would be one before DRIVER_OK in this one.
-        with contextlib.suppress(BlockingIOError):
-            os.eventfd_read(self._kick_fd)
+        for fd in (self._kick_fd, self._error_fd):
+            with contextlib.suppress(BlockingIOError):
+                os.eventfd_read(fd)
 
     def _check(self, addresses: QueueAddresses) -> None:
         size = addresses.size

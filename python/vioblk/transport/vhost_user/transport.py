@@ -14,11 +14,13 @@ import contextlib
 import os
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from typing import Final
 
 from vioblk._native import Mapping
 from vioblk.errors import TransportError
+from vioblk.status import Status
 from vioblk.transport.base import QueueAddresses, QueueWires, Transport
 from vioblk.transport.vhost_user.channel import BackendChannel
 from vioblk.transport.vhost_user.config import ConfigSpace
@@ -87,7 +89,10 @@ class VhostUserTransport(Transport):
         connection.post(Request.SET_OWNER)
         self._offered = connection.ask_u64(
             Request.GET_FEATURES,
-            hint="is another client connected? a back end serves one at a time",
+            hint=(
+                "is another client connected, or has one just left with requests in flight? "
+                "a back end serves one at a time"
+            ),
         )
         self._protocol_features = self._negotiate_protocol()
         connection.reply_ack = self._has(ProtocolFeature.REPLY_ACK)
@@ -107,7 +112,7 @@ class VhostUserTransport(Transport):
         self.maps_while_live = growable
         self._config = ConfigSpace(connection)
         if self._has(ProtocolFeature.BACKEND_REQ):
-            self._channel = BackendChannel(self._config_changed)
+            self._channel = BackendChannel(_weakly(self._config_changed))
             with self._channel.backend_end as backend_end:
                 connection.tell(Request.SET_BACKEND_REQ_FD, fds=[backend_end.fileno()])
 
@@ -189,7 +194,8 @@ class VhostUserTransport(Transport):
     def read_status(self) -> int:
         """The status; 0 after a reset only when the back end has given back every request.
 
-        Raises DeviceGoneError if the back end has hung up.
+        DEVICE_NEEDS_RESET is set if the back end has signalled an error of a queue. Raises
+        DeviceGoneError if it has hung up.
         """
         if self._reset_deadline is not None:
             self._reset_step()
@@ -197,6 +203,8 @@ class VhostUserTransport(Transport):
             self._status = self._connection.ask_u64(Request.GET_STATUS) & 0xFF
         else:
             self._connection.check_alive()
+        if any(queue.failed for queue in self._queues.values()):
+            return self._status | Status.DEVICE_NEEDS_RESET
         return self._status
 
     def write_status(self, value: int) -> None:
@@ -273,3 +281,15 @@ class VhostUserTransport(Transport):
         with contextlib.suppress(OSError):
             for queue in self._queues.values():
                 queue.close()
+
+
+def _weakly(method: Callable[[], None]) -> Callable[[], None]:
+    """Calls `method` while its object lives, and does not keep it alive, as a thread would."""
+    reference = weakref.WeakMethod(method)
+
+    def call() -> None:
+        alive = reference()
+        if alive is not None:
+            alive()
+
+    return call
