@@ -23,6 +23,7 @@ from vioblk.block.queue import RequestQueue
 from vioblk.block.reference_queue import ReferenceBlockQueue
 from vioblk.block.request import COMPLETION_RECORD, REQUEST_RECORD, SECTOR_BYTES, RequestType
 from vioblk.ring import Chain, Ring, RingLayout, reference
+from vioblk.ring.raw import NEXT, WRITE
 
 BATCH: Final = 64
 QUEUE_SIZE: Final = 256
@@ -119,6 +120,61 @@ class ChainBatches:
         return self.count * BATCH
 
 
+class PrebuiltSlots:
+    """The fastest that Python alone was made to be, for an honest second baseline.
+
+    No queue at all: chains that were written once, for buffers that never change, so that a
+    request is a sector, a status byte and an available entry. Nothing is checked.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.memory = memory = Memory()
+        raw = reference.RawSplitRing(memory.ring, QUEUE_SIZE)
+        self.device = start_device(memory.space, memory.ring, raw.layout)
+        for n in range(BATCH):
+            self._build_chain(raw, n)
+        self.raw = raw
+        view = memoryview(memory.slots)
+        self.sectors = view.cast("Q")
+        self.statuses = view
+        ring = memoryview(memory.ring)
+        available, used = raw.layout.available_offset + 4, raw.layout.used_offset + 4
+        self.available = ring[available : available + 2 * QUEUE_SIZE].cast("H")
+        self.used = ring[used : used + 8 * QUEUE_SIZE].cast("I")
+        self.index = 0
+
+    def _build_chain(self, raw: reference.RawSplitRing, n: int) -> None:
+        slot = self.memory.slots.device_address + 64 * n
+        data = self.memory.data.device_address + SECTOR_BYTES * n
+        raw.write_descriptor(3 * n, slot, 16, NEXT, 3 * n + 1)
+        raw.write_descriptor(3 * n + 1, data, SECTOR_BYTES, NEXT | WRITE, 3 * n + 2)
+        raw.write_descriptor(3 * n + 2, slot + 32, 1, WRITE)
+
+    def __call__(self) -> int:
+        sectors, statuses, available, used = (
+            self.sectors,
+            self.statuses,
+            self.available,
+            self.used,
+        )
+        for _ in range(self.count):
+            start = self.index
+            for n in range(BATCH):
+                sectors[8 * n + 1] = n * 7
+                statuses[64 * n + 32] = 0xFF
+                available[(start + n) % QUEUE_SIZE] = 3 * n
+            self.index = (start + BATCH) & 0xFFFF
+            self.raw.available_index = self.index
+            served = self.device.serve()
+            assert served == BATCH
+            assert self.raw.used_index == self.index
+            for n in range(start, start + BATCH):
+                head = used[2 * (n % QUEUE_SIZE)]
+                assert statuses[64 * (head // 3) + 32] == 0
+        return self.count * BATCH
+
+
 def test_requests_through_both_rings(compare: Callable[..., Spread]) -> None:
     comparison = Comparison(
         RequestBatches(BlockQueue, NATIVE_BATCHES),
@@ -134,3 +190,10 @@ def test_chains_through_both_rings(compare: Callable[..., Spread]) -> None:
         ChainBatches(reference.SplitQueue, REFERENCE_BATCHES),
     )
     compare("ring_e2e_chains_vs_reference", comparison, pairs=PAIRS)
+
+
+def test_requests_beside_prebuilt_slots_in_python(compare: Callable[..., Spread]) -> None:
+    comparison = Comparison(
+        RequestBatches(BlockQueue, NATIVE_BATCHES), PrebuiltSlots(5 * REFERENCE_BATCHES)
+    )
+    compare("ring_e2e_vs_prebuilt_slots", comparison, pairs=PAIRS)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from benches import measure, refuse_debug
-from benches.test_ring_e2e import BATCH, ChainBatches, RequestBatches
+from benches.test_ring_e2e import BATCH, ChainBatches, PrebuiltSlots, RequestBatches
 from vioblk._native import BlockQueue, SplitQueue
 from vioblk.block.reference_queue import ReferenceBlockQueue
 from vioblk.ring import reference
@@ -72,10 +72,11 @@ def test_a_comparison_takes_turns_and_gives_the_ratio_of_the_pairs(
         pytest.param(lambda: RequestBatches(ReferenceBlockQueue, 3), id="reference requests"),
         pytest.param(lambda: ChainBatches(SplitQueue, 3), id="native chains"),
         pytest.param(lambda: ChainBatches(reference.SplitQueue, 3), id="reference chains"),
+        pytest.param(lambda: PrebuiltSlots(3), id="prebuilt slots"),
     ],
 )
 def test_what_is_measured_does_its_requests(
-    work: Callable[[], RequestBatches | ChainBatches],
+    work: Callable[[], RequestBatches | ChainBatches | PrebuiltSlots],
 ) -> None:
     measured = work()
     assert measured() == 3 * BATCH

@@ -415,7 +415,7 @@ def test_the_status_byte_does_not_count_as_written_data(
     assert bench.reap() == [Done(3, written_bytes, 0)]
 
 
-@clause("SPLIT-USED-01")
+@clause("SPLIT-USED-01", "SPLIT-USED-02")
 @pytest.mark.parametrize("used_length", [0, 1, 511, 512])
 @pytest.mark.parametrize(("status", "reported"), [(0, STATUS_PENDING), (1, 1), (2, 2)])
 def test_success_past_the_used_length_is_not_believed(

@@ -252,7 +252,7 @@ def test_rings_agree_after_every_step_of_any_sequence(
         machine,
         settings=settings(
             deadline=None,
-            max_examples=300,
+            max_examples=200,
             stateful_step_count=60,
             suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
         ),

@@ -1,5 +1,7 @@
 """Where the parts of a split ring lie."""
 
+import sys
+
 import pytest
 
 from tests.clauses import clause
@@ -167,6 +169,26 @@ def test_a_new_ring_is_zeroed_whatever_the_memory_held(
         ]
         for offset, length in parts:
             assert not any(memory[offset : offset + length])
+
+
+@clause("SPLIT-LEG-04")
+def test_the_words_of_a_legacy_ring_are_in_the_byte_order_of_the_processor(
+    make: MakeBench,
+) -> None:
+    bench = make(8, legacy_align=4096)
+    bench.ring.push_many([bench.chain((16,), (0x1234,))] * 2)
+    bench.ring.publish()
+    layout = bench.ring.layout
+    with memoryview(bench.region) as memory:
+
+        def word(offset: int, length: int) -> int:
+            return int.from_bytes(memory[offset : offset + length], sys.byteorder)
+
+        assert word(layout.descriptors_offset, 8) == bench.address(0)
+        assert word(layout.descriptors_offset + 16 + 8, 4) == 0x1234
+        assert word(layout.descriptors_offset + 14, 2) == 1
+        assert word(layout.available_offset + 2, 2) == 2
+        assert word(layout.available_offset + 6, 2) == 2
 
 
 def test_a_new_ring_has_all_descriptors_free_and_nothing_outstanding(make: MakeBench) -> None:
