@@ -1,6 +1,6 @@
 //! The device's view of memory: from the addresses in descriptors to bytes.
 
-use shm::{DmaSpace, OutOfBounds, Span};
+use shm::{DmaSpace, OutOfBounds, Record, Records, Span};
 
 /// A mapping as the device knows it.
 #[derive(Debug)]
@@ -79,6 +79,17 @@ impl AddressMap {
     /// The bytes of a segment as a span of their own.
     pub fn span(&self, segment: &Segment) -> Result<Span, OutOfBounds> {
         self.window(segment)?.slice(segment.offset, segment.length)
+    }
+
+    /// Typed records at the start of a segment, if its alignment allows them.
+    #[inline]
+    pub fn records<R: Record>(
+        &self,
+        segment: &Segment,
+        count: usize,
+    ) -> Result<Records<R>, OutOfBounds> {
+        let length = count.saturating_mul(size_of::<R>());
+        self.window(segment)?.records(segment.within(0, length)?, count)
     }
 
     /// A segment from before `forget` finds no window: that is out of bounds, like any bad access.

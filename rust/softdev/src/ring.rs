@@ -186,11 +186,8 @@ enum Table {
 }
 
 impl Table {
-    fn open(segment: Segment, count: usize, map: &AddressMap) -> Result<Self, Violation> {
-        match map.span(&segment)?.records(0, count) {
-            Ok(records) => Ok(Self::Records(records)),
-            Err(_) => Ok(Self::Bytes(segment)),
-        }
+    fn open(segment: Segment, count: usize, map: &AddressMap) -> Self {
+        map.records(&segment, count).map_or(Self::Bytes(segment), Self::Records)
     }
 
     fn load(&self, index: u16, map: &AddressMap) -> Result<Descriptor, Violation> {
@@ -369,7 +366,7 @@ impl DeviceRing {
         let count = bytes / DESCRIPTOR_BYTES;
         let segment =
             map.resolve(address, bytes).ok_or(Violation::NotMapped { address, length })?;
-        let table = Table::open(segment, count, map)?;
+        let table = Table::open(segment, count, map);
         chain.indirect = true;
         let mut index = 0;
         loop {
