@@ -41,9 +41,12 @@ def open_recorded(ring: RingName) -> Iterator[OpenRecorded]:
     """Opens a disk with a record of what the driver does with its transport."""
     with ExitStack() as stack:
 
-        def opener(address: str, **options: Any) -> tuple[BlockDevice, RecordingTransport]:
+        def opener(
+            address: str, queue_count: int | None = None, **options: Any
+        ) -> tuple[BlockDevice, RecordingTransport]:
             transport = recorded(address)
-            disk = BlockDevice(transport, queues=QueueOptions(ring=ring), **options)
+            queues = QueueOptions(ring=ring, queue_count=queue_count)
+            disk = BlockDevice(transport, queues=queues, **options)
             return stack.enter_context(disk), transport
 
         yield opener
