@@ -25,10 +25,10 @@ pub const PENDING: u8 = 0xEE;
 
 pub const BASE: u64 = 1 << 32;
 const MEMORY_BYTES: usize = 4 << 20;
-const AVAILABLE: u64 = 0x10_0000;
-const USED: u64 = 0x14_0000;
+const AVAILABLE: u64 = 0x4000;
+const USED: u64 = 0x8000;
 /// Where tests put headers, data and tables: offsets from here on are free.
-pub const FREE: u64 = 0x20_0000;
+pub const FREE: u64 = 0x2_0000;
 
 pub const SECTOR: usize = 512;
 pub const CAPACITY_SECTORS: u64 = 2048;

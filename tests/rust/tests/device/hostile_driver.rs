@@ -283,3 +283,68 @@ fn a_queue_that_cannot_be() {
     assert!(driver.device.enable_queue(1, good).is_err());
     driver.device.enable_queue(0, good).unwrap();
 }
+
+/// xorshift64*: reproducible.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 20) % bound
+    }
+
+    fn one_of<T: Copy>(&mut self, choices: &[T]) -> T {
+        choices[self.below(choices.len() as u64) as usize]
+    }
+
+    /// Descriptor `index`, plausible often enough that all kinds of chains are met.
+    fn descriptor(&mut self, index: u16) -> Descriptor {
+        let wild = self.below(16) == 0;
+        let any = self.below(u64::MAX);
+        let offset = [HEADER, HEADER, DATA, DATA + 64, TABLE, TABLE + 1, any % (4 << 20)];
+        Descriptor {
+            addr: if wild { any } else { BASE + self.one_of(&offset) },
+            len: if wild { self.one_of(&[0, u32::MAX]) } else { self.length() },
+            flags: self.one_of(&[0, NEXT, NEXT, WRITE, WRITE, NEXT | WRITE, INDIRECT, 7]),
+            next: if wild { self.below(10) as u16 } else { index + 1 },
+        }
+    }
+
+    fn length(&mut self) -> u32 {
+        self.one_of(&[1, 8, 16, 16, 16, 20, 32, 48, 512, 4096])
+    }
+}
+
+#[test]
+fn no_ring_however_random_brings_the_device_down() {
+    let mut random = Random(0x5EED);
+    let mut driver = driver();
+    let (mut refused, mut served) = (0, 0);
+    for round in 0..40_000 {
+        let kind = random.one_of(&[IN, OUT, FLUSH, GET_ID, DISCARD, WRITE_ZEROES, 99]);
+        let sector = random.one_of(&[0, 1, CAPACITY_SECTORS, u64::MAX]);
+        driver.put_header(HEADER, kind, sector);
+        for index in 0..8 {
+            driver.put_descriptor(index, random.descriptor(index));
+            let entry = raw(&random.descriptor(index));
+            driver.write(TABLE + 16 * u64::from(index), &entry);
+        }
+        (0..random.below(3)).for_each(|_| driver.offer(random.below(9) as u16));
+        driver.publish();
+        driver.device.serve(64).unwrap();
+        while driver.reap().is_some() {
+            served += 1;
+        }
+        if driver.needs_reset() {
+            refused += 1;
+            driver.start(FEATURES);
+        }
+        assert_eq!(driver.counters().bad_chains, refused, "round {round}");
+    }
+    assert!(served > 500 && refused > 500, "{served} served, {refused} refused");
+    driver.start(FEATURES);
+    assert_eq!(driver.write_sectors(0, &[1; SECTOR]), OK);
+    assert_eq!(driver.read_sectors(0, 1), [1; SECTOR]);
+}
