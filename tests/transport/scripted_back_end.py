@@ -214,7 +214,11 @@ def no_descriptor_leak() -> Iterator[None]:
     memory, which lives as long as somebody holds on to it."""
     before = {each for each in _open_descriptors() if not _is_memory(each)}
     yield
-    assert {each for each in _open_descriptors() if not _is_memory(each)} == before
+    after = {each for each in _open_descriptors() if not _is_memory(each)}
+    if after != before:
+        gc.collect()  # Slow, so only where something may still hang in a cycle.
+        after = {each for each in _open_descriptors() if not _is_memory(each)}
+    assert after == before
 
 
 def open_memory() -> set[tuple[str, str]]:
@@ -228,7 +232,6 @@ def _is_memory(descriptor: tuple[str, str]) -> bool:
 
 def _open_descriptors() -> set[tuple[str, str]]:
     """Number and target of every open descriptor of this process."""
-    gc.collect()
     found = set()
     for entry in Path("/proc/self/fd").iterdir():
         # The directory's own descriptor has gone by now.
