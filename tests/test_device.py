@@ -692,6 +692,26 @@ def test_the_device_is_told_where_the_parts_of_a_ring_lie(
     )
 
 
+def test_a_ring_that_the_device_may_know_in_part_is_not_given_out_before_a_reset(
+    device: VirtioDevice, driver: PlainDriver, script: Script
+) -> None:
+    places = []
+
+    def free_the_place_of_the_ring(device: VirtioDevice) -> None:
+        places.append(device.memory.alloc(4096).device_address)
+
+    def hang_up() -> None:
+        raise TransportError("half told")
+
+    driver.steps["start"] = free_the_place_of_the_ring
+    script.hooks["enable_queue"] = hang_up
+    with pytest.raises(TransportError):
+        device.initialize(driver)
+    assert device.memory.alloc(4096).device_address not in places
+    device.reset()
+    assert device.memory.alloc(4096).device_address in places
+
+
 # States, forks and threads
 
 

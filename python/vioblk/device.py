@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from threading import ExceptHookArgs, RLock, current_thread, excepthook, get_ident
 from typing import Any, Final
 
-from vioblk._native import split_layout
+from vioblk._native import Region, split_layout
 from vioblk.config_space import ConfigField, read_snapshot, write_field
 from vioblk.driver import Driver, Q, QueueHandle, QueueParts, Virtqueue
 from vioblk.errors import (
@@ -80,6 +80,8 @@ class VirtioDevice:
         self._offered = FeatureSet(device_type=transport.device_type)
         self._negotiation: Negotiation | None = None
         self._queues: dict[int, QueueHandle[Any]] = {}
+        self._rings: list[Region] = []
+        """Known to the device, perhaps in part, until a reset."""
         self._close_lock = RLock()
         self._closing = False
         self._listening = False
@@ -266,6 +268,7 @@ class VirtioDevice:
             indirect_table_size=indirect_table_size,
         )
         ring = self.memory.alloc(layout.length)
+        self._rings.append(ring)
         wires = transport.enable_queue(
             index,
             QueueAddresses(
@@ -480,6 +483,7 @@ class VirtioDevice:
                 queue.abort(reason)
             handle.forget()
         self._queues.clear()
+        self._rings.clear()
         return lost
 
     def _stop_driver(self, lost: dict[int, list[int]]) -> None:
@@ -542,8 +546,8 @@ class VirtioDevice:
         self._state = DeviceState.CLOSED
         self._abort_queues("the device was closed")
         if not safe and not transport.memory_safe_after_close:
-            _abandoned.append((transport.space, list(self._queues.values())))
-            self._queues.clear()
+            _abandoned.append((transport.space, self._queues, self._rings))
+            self._queues, self._rings = {}, []
         transport.close()
         self.memory.close()
         self._transport = None

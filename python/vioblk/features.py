@@ -96,6 +96,8 @@ PREREQUISITES: Final[Mapping[int, frozenset[int]]] = MappingProxyType({})
 """Bit -> bits without which it must not be accepted (VIRTIO 1.4, 2.2.1). VIRTIO 1.4 names none
 for block devices or for the reserved bits, on the driver's side."""
 
+_NAMES: Final = {int(each): each.name.lower() for each in Feature}
+
 _ALIASES: Final = {"indirect": "indirect_desc", "packed": "ring_packed", "wce": "flush"}
 
 
@@ -202,16 +204,16 @@ class Negotiation:
 
 def feature_name(bit: int, device_type: int = BLOCK_DEVICE_TYPE) -> str:
     """The name of a bit in lower case, as options use it; `bit_45` if it has none."""
-    for table in (DEVICE_TYPE_FEATURES.get(device_type), Feature):
-        if table is not None and bit in table._value2member_map_:
-            return table(bit).name.lower()
-    return f"bit_{bit}"
+    return _NAMES.get(bit) or _type_names(device_type).get(bit) or f"bit_{bit}"
+
+
+def _type_names(device_type: int) -> dict[int, str]:
+    return {int(each): each.name.lower() for each in DEVICE_TYPE_FEATURES.get(device_type, ())}
 
 
 def feature_bits(device_type: int = BLOCK_DEVICE_TYPE) -> dict[str, int]:
     """Every name that an option can use for a feature, and its bit."""
-    names = {each.name.lower(): int(each) for each in Feature}
-    names |= {each.name.lower(): int(each) for each in DEVICE_TYPE_FEATURES.get(device_type, ())}
+    names = {name: bit for bit, name in (_NAMES | _type_names(device_type)).items()}
     return names | {alias: names[name] for alias, name in _ALIASES.items() if name in names}
 
 
@@ -225,10 +227,7 @@ def why_unusable(bit: int, device_type: int, transport_features: frozenset[int])
         return "not to be negotiated: a probe for broken drivers, or the transport's own"
     if bit in TRANSPORT_DEPENDENT and bit not in transport_features:
         return "means nothing on this transport"
-    if bit in Feature._value2member_map_:
-        return None
-    names = DEVICE_TYPE_FEATURES.get(device_type)
-    if names is not None and bit in names._value2member_map_:
+    if bit in _NAMES or bit in _type_names(device_type):
         return None
     if _is_device_type_bit(bit):
         return "not defined for this type of device"
