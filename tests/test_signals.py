@@ -15,8 +15,8 @@ from vioblk._native import SoftwareDevice
 from vioblk.block.disk import BlockDevice
 from vioblk.block.request import REQUEST_RECORD, RequestType
 
-PROMPT_S = 2.0
-"""Within this a signal is noticed; waits look for one every 100 ms."""
+PROMPT_S = 10.0
+"""Within this a signal is noticed, on a busy machine; waits look for one every 100 ms."""
 
 
 def software(disk: BlockDevice) -> SoftwareDevice:
