@@ -118,7 +118,11 @@ class SplitQueue:
         indirect_table_size: int = 0,
         event_idx: bool = False,
         strict: bool = False,
-    ) -> Self: ...
+        zeroed: bool = False,
+    ) -> Self:
+        """`zeroed`: the region is fresh from `alloc` and the device may know of it and be live,
+        so the used ring, which is the device's to write, is left alone. Raises ValueError if an
+        index is not 0 all the same."""
     @property
     def size(self) -> int: ...
     @property

@@ -171,6 +171,31 @@ def test_a_new_ring_is_zeroed_whatever_the_memory_held(
             assert not any(memory[offset : offset + length])
 
 
+def test_a_ring_of_a_live_device_keeps_what_the_device_wrote(language: Language) -> None:
+    queue_class = _native.SplitQueue if language == "native" else reference.SplitQueue
+    space = DmaSpace()
+    space.map(1 << 16, 1 << 32)
+    layout = layout_of(language, 8)
+    region = space.alloc(layout.length)
+    with memoryview(region) as memory:
+        memory[layout.used_offset] = 1  # a polling device wants no kicks, from the start
+        queue_class(region, 8, zeroed=True)
+        assert memory[layout.used_offset] == 1
+
+
+@pytest.mark.parametrize("part", ["available", "used"])
+def test_a_ring_that_is_not_zeroed_after_all_is_refused(language: Language, part: str) -> None:
+    queue_class = _native.SplitQueue if language == "native" else reference.SplitQueue
+    space = DmaSpace()
+    space.map(1 << 16, 1 << 32)
+    layout = layout_of(language, 8)
+    region = space.alloc(layout.length)
+    with memoryview(region) as memory:
+        memory[getattr(layout, f"{part}_offset") + 2] = 1
+    with pytest.raises(ValueError, match="not zeroed"):
+        queue_class(region, 8, zeroed=True)
+
+
 @clause("SPLIT-LEG-04")
 def test_the_words_of_a_legacy_ring_are_in_the_byte_order_of_the_processor(
     make: MakeBench,

@@ -188,6 +188,7 @@ class ReferenceBlockQueue:
             legacy_align=legacy_align,
             indirect_table_size=indirect_table_size,
             strict=strict,
+            zeroed=True,  # the device has been told of the ring, and may be live
         )
         self._space: Final = space
         self._slots: Final = _Slots(slots, size)

@@ -109,14 +109,18 @@ class SplitQueue:
         indirect_table_size: int = 0,
         event_idx: bool = False,
         strict: bool = False,
+        zeroed: bool = False,
     ) -> None:
-        """Lay the ring out in `region` and zero it.
+        """Lay the ring out in `region` and zero it (unless `zeroed`).
 
         `size`: descriptors, a power of two. `legacy_align`: bytes, for the legacy layout.
         `indirect_table_size`: descriptors in each head's indirect table; 0 if INDIRECT_DESC was
         not negotiated. `event_idx`: EVENT_IDX was negotiated. `strict`: a used length larger
-        than the chain's writable part breaks the queue instead of being clamped.
-        Raises ValueError if the layout is impossible or does not fit the region.
+        than the chain's writable part breaks the queue instead of being clamped. `zeroed`: the
+        region is fresh from `alloc` and the device may know of it and be live, so the used ring,
+        which is the device's to write, is left alone.
+        Raises ValueError if the layout is impossible or does not fit the region, or if `zeroed`
+        and an index is not 0.
         """
         self._raw: Final = RawSplitRing(
             region, size, legacy_align=legacy_align, indirect_table_size=indirect_table_size
@@ -125,11 +129,14 @@ class SplitQueue:
         self._event_idx: Final = event_idx
         self._strict: Final = strict
         self._clamped_count = 0
+        if not zeroed:
+            self._raw.zero()
+        elif self._raw.used_index or self._raw.available_index:
+            raise ValueError("the ring's memory is not zeroed: give it a region fresh from alloc")
         self._start()
 
     def _start(self) -> None:
         """Everything as new. All indices start at 0, and notifications start enabled."""
-        self._raw.zero()
         self._free_count = self._size
         self._free_head = 0
         # The free descriptors are linked in our own memory; the device may write the table's
@@ -401,6 +408,7 @@ class SplitQueue:
         heads = sorted(self._pushed)
         for chain in self._pushed.values():
             _release(chain.pins)
+        self._raw.zero()
         self._start()
         return heads
 

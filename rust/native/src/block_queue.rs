@@ -211,7 +211,8 @@ impl BlockQueue {
         hangup_fd: Option<i32>,
     ) -> PyResult<Self> {
         let layout = layout_of(size, legacy_align, indirect_table_size)?;
-        let options = SplitOptions { event_idx, strict };
+        // The device has been told of the ring, and may be live.
+        let options = SplitOptions { event_idx, strict, zeroed: true };
         let ring = vring::SplitQueue::new(ring.pin(py)?, layout, options)
             .map_err(|error| PyValueError::new_err(error.to_string()))?;
         let wires = Wires {

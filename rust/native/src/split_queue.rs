@@ -141,8 +141,10 @@ impl SplitQueue {
 impl SplitQueue {
     #[new]
     #[pyo3(signature = (
-        region, size, *, legacy_align=None, indirect_table_size=0, event_idx=false, strict=false
+        region, size, *, legacy_align=None, indirect_table_size=0, event_idx=false, strict=false,
+        zeroed=false
     ))]
+    #[allow(clippy::too_many_arguments)] // keywords, in Python
     fn new(
         region: &Bound<'_, Region>,
         size: i64,
@@ -150,11 +152,13 @@ impl SplitQueue {
         indirect_table_size: i64,
         event_idx: bool,
         strict: bool,
+        zeroed: bool,
     ) -> PyResult<Self> {
         let layout = layout_of(size, legacy_align, indirect_table_size)?;
         let pin = region.get().pin(region.py())?;
-        let ring = vring::SplitQueue::new(pin, layout, vring::SplitOptions { event_idx, strict })
-            .map_err(|error| PyValueError::new_err(error.to_string()))?;
+        let ring =
+            vring::SplitQueue::new(pin, layout, vring::SplitOptions { event_idx, strict, zeroed })
+                .map_err(|error| PyValueError::new_err(error.to_string()))?;
         let pins = (0..layout.size).map(|_| Vec::new()).collect();
         Ok(Self { ring, pins })
     }

@@ -30,6 +30,8 @@ pub enum LayoutError {
         /// Alignment that it needs.
         align: usize,
     },
+    /// The ring was said to be zeroed, but its indices are not 0.
+    NotZeroed,
     /// The queue is too small for a block request.
     TooSmall {
         /// The queue size.
@@ -56,6 +58,9 @@ impl fmt::Display for LayoutError {
             }
             Self::RegionAlign { address, align } => {
                 write!(f, "the region's device address {address:#x} is not a multiple of {align}")
+            }
+            Self::NotZeroed => {
+                f.write_str("the ring's memory is not zeroed: give it a region fresh from alloc")
             }
             Self::TooSmall { size, needed } => {
                 write!(f, "queue size {size} is too small: a request needs {needed} descriptors")

@@ -29,6 +29,9 @@ pub struct SplitOptions {
     pub event_idx: bool,
     /// A used length beyond the writable part breaks the ring instead of being clamped.
     pub strict: bool,
+    /// The memory is zeroed already, and the device may know of it and be live: the used ring,
+    /// which is the device's to write, is left alone.
+    pub zeroed: bool,
 }
 
 /// A chain that the device has used.
@@ -127,14 +130,19 @@ pub struct SplitQueue {
 }
 
 impl SplitQueue {
-    /// Lay a ring out in `pin`'s region and zero it. Notifications start enabled.
+    /// Lay a ring out in `pin`'s region and zero it (but see [`SplitOptions::zeroed`]).
+    /// Notifications start enabled.
     pub fn new(pin: Pin, layout: SplitLayout, options: SplitOptions) -> Result<Self, LayoutError> {
         let address = pin.region().device_address();
         if !address.is_multiple_of(layout.align as u64) {
             return Err(LayoutError::RegionAlign { address, align: layout.align });
         }
         let shared = Shared::new(pin.region(), &layout)?;
-        shared.zero();
+        if !options.zeroed {
+            shared.zero();
+        } else if shared.used.load(INDEX) != 0 || shared.available.load(INDEX) != 0 {
+            return Err(LayoutError::NotZeroed);
+        }
         Ok(Self {
             shared,
             options,

@@ -134,7 +134,7 @@ fn pair(event_idx: bool) -> (Driver, Device) {
     let ring = space.alloc(layout.length, 4096).unwrap();
     let data = space.alloc(128, 64).unwrap();
     let device = Device::new(&space, &ring, &layout, event_idx);
-    let options = SplitOptions { event_idx, strict: true };
+    let options = SplitOptions { event_idx, strict: true, zeroed: false };
     let queue = SplitQueue::new(ring.pin().unwrap(), layout, options).unwrap();
     (Driver { queue, data }, device)
 }

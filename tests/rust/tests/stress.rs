@@ -104,7 +104,7 @@ impl Driver {
         let tables = if indirect { 4 } else { 0 };
         let layout = SplitLayout::new(QUEUE_SIZE.into(), None, tables).unwrap();
         let ring = space.alloc(layout.length, 4096).unwrap();
-        let options = SplitOptions { event_idx, strict: true };
+        let options = SplitOptions { event_idx, strict: true, zeroed: false };
         let queue = SplitQueue::new(ring.pin().unwrap(), layout, options).unwrap();
         start(&device, features, &layout, ring.device_address());
         let payload = space.alloc(SLOTS * SLOT_BYTES as usize, 4096).unwrap();
