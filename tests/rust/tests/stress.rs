@@ -220,7 +220,26 @@ impl Driver {
                 self.wait();
             }
             completed += self.reap();
+            if self.random.below(8) == 0 {
+                completed += self.lull();
+            }
         }
+    }
+
+    /// Let the device run dry, and then be on the point of going to sleep when the next request
+    /// comes: this is when a kick can get lost.
+    fn lull(&mut self) -> u64 {
+        let mut completed = 0;
+        while self.idle.len() < SLOTS {
+            self.wait();
+            completed += self.reap();
+        }
+        let started = Instant::now();
+        let pause = Duration::from_nanos(self.random.below(40_000));
+        while started.elapsed() < pause {
+            std::hint::spin_loop();
+        }
+        completed
     }
 }
 
