@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 from pathlib import Path
 
@@ -6,6 +7,8 @@ import pytest
 
 from tests.clauses.__main__ import main
 from tests.clauses.record import (
+    RECORD_DIRECTORY,
+    ROOT,
     RecordError,
     finish_record,
     load_record,
@@ -112,3 +115,18 @@ def test_the_command_refuses_in_one_line(
     assert err.count("\n") == 1
     assert "abc" in err
     assert "def" in err
+
+
+def test_a_dry_run_of_make_test_leaves_the_record_alone() -> None:
+    # Make carries out a recipe that calls make even then, and this one would throw records away.
+    def state() -> list[tuple[Path, int]]:
+        return sorted((path, path.stat().st_mtime_ns) for path in RECORD_DIRECTORY.glob("*.json"))
+
+    before = state()
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("M")}
+    done = subprocess.run(
+        ["make", "--dry-run", "test"], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "tests.clauses start" in done.stdout
+    assert state() == before
