@@ -284,7 +284,8 @@ class ReferenceBlockQueue:
         self._refuse_after_fork()
         with memoryview(out).cast("B") as records, self._lock:
             room = len(records) // COMPLETION_RECORD.size
-            self._reap()
+            if len(self._completed) < room:
+                self._reap()
             count = min(len(self._completed), room)
             for index in range(count):
                 completion = self._completed.popleft()
