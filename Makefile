@@ -97,7 +97,7 @@ clauses: $(STAMPS)/dev
 	@$(BIN)/python -m tests.clauses report
 
 .PHONY: bench
-bench: $(STAMPS)/dev $(STAMPS)/extension
+bench: test-tools $(STAMPS)/dev $(STAMPS)/extension
 	@$(BIN)/python -m benches.refuse_debug
 	$(BIN)/python -m pytest benches --benchmark-enable --benchmark-only
 	cargo bench --locked --package vioblk-benches

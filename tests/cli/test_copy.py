@@ -3,13 +3,21 @@
 import os
 import pty
 import subprocess
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from tests.cli.command import VIOBLK, fails, succeeds
-from vioblk.cli.copy import compare, copy_all
-from vioblk.cli.endpoints import CopyError, is_address
+from vioblk.cli.copy import PIECE_BYTES, compare, copy_all, two_buffers
+from vioblk.cli.endpoints import (
+    CopyError,
+    DiskEndpoint,
+    is_address,
+    open_source,
+    open_target,
+)
+from vioblk.transport.software import SoftwareTransport
 
 
 @pytest.mark.parametrize("verify", [False, True], ids=["plain", "verify"])
@@ -126,7 +134,7 @@ class Memory:
     def close(self) -> None: ...
 
 
-def two_buffers() -> tuple[memoryview, memoryview]:
+def small_buffers() -> tuple[memoryview, memoryview]:
     return memoryview(bytearray(1024)), memoryview(bytearray(1024))
 
 
@@ -136,7 +144,7 @@ def ignore(count: int) -> None: ...
 def test_a_copy_ends_with_one_flush_and_counts_every_byte() -> None:
     source, target = Memory(os.urandom(5000)), Memory(bytes(5000))
     counted: list[int] = []
-    copy_all(source, target, two_buffers(), counted.append)
+    copy_all(source, target, small_buffers(), counted.append)
     assert target.data == source.data
     assert target.flush_count == 1
     assert sum(counted) == 5000
@@ -145,13 +153,13 @@ def test_a_copy_ends_with_one_flush_and_counts_every_byte() -> None:
 def test_a_target_that_takes_less_than_was_read_is_an_error() -> None:
     source, target = Memory(os.urandom(5000)), Memory(bytes(5000), takes=3000)
     with pytest.raises(CopyError, match="took only 3000 of the 5000 bytes"):
-        copy_all(source, target, two_buffers(), ignore)
+        copy_all(source, target, small_buffers(), ignore)
 
 
 def test_a_source_that_ends_early_is_an_error() -> None:
     source, target = Memory(os.urandom(5000), ends_at=4000), Memory(bytes(5000))
     with pytest.raises(CopyError, match="ended before all of its 5000 bytes"):
-        copy_all(source, target, two_buffers(), ignore)
+        copy_all(source, target, small_buffers(), ignore)
 
 
 def test_verify_names_the_first_byte_that_differs() -> None:
@@ -159,14 +167,36 @@ def test_verify_names_the_first_byte_that_differs() -> None:
     lying = bytearray(data)
     lying[4321] ^= 1
     with pytest.raises(CopyError, match="from byte 4321 on"):
-        compare(Memory(data), Memory(bytes(lying)), two_buffers(), ignore)
-    compare(Memory(data), Memory(data), two_buffers(), ignore)
+        compare(Memory(data), Memory(bytes(lying)), small_buffers(), ignore)
+    compare(Memory(data), Memory(data), small_buffers(), ignore)
 
 
 def test_a_verify_that_cannot_read_the_end_again_is_an_error() -> None:
     data = bytes(5000)
     with pytest.raises(CopyError, match="ended before"):
-        compare(Memory(data), Memory(data, ends_at=4000), two_buffers(), ignore)
+        compare(Memory(data), Memory(data, ends_at=4000), small_buffers(), ignore)
+
+
+def test_many_requests_are_in_flight_and_one_flush_follows(tmp_path: Path) -> None:
+    image = tmp_path / "source"
+    image.write_bytes(os.urandom(40 << 20))
+    source, target = open_source(f"file:{image}"), open_target("mem:64M")
+    assert isinstance(source, DiskEndpoint)
+    assert isinstance(target, DiskEndpoint)
+    with closing(source), closing(target):
+        with two_buffers(source, source.size_bytes) as buffers:
+            copy_all(source, target, buffers, ignore)
+        seen, written = (counters(side) for side in (source, target))
+        assert seen["most_outstanding"] == PIECE_BYTES // source.disk.limits.request_bytes == 16
+        assert seen["batches"] <= 3
+        assert written["flushes"] == 1
+        assert written["bytes_written"] == 40 << 20
+
+
+def counters(side: DiskEndpoint) -> dict[str, int]:
+    transport = side.disk.device.transport
+    assert isinstance(transport, SoftwareTransport)
+    return transport.device.counters()
 
 
 def test_the_progress_bar_is_for_terminals_only(image: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 from vioblk.block.request import SECTOR_BYTES
 from vioblk.cli.endpoints import CopyError, Endpoint, is_address, open_source, open_target
 
-PIECE_BYTES: Final = 8 << 20
+PIECE_BYTES: Final = 16 << 20
 """One call. The driver splits it into requests that are all in flight together."""
 
 Buffers: TypeAlias = tuple[memoryview, memoryview]
@@ -53,7 +53,7 @@ def copy(
         total_bytes = source.size_bytes
         # Memory of the source, if it is a disk; then the data is copied at most once on its way.
         buffer_owner = source if is_address(source_name) else target
-        with _two_buffers(buffer_owner, total_bytes) as buffers:
+        with two_buffers(buffer_owner, total_bytes) as buffers:
             target.start_writing()
             with _progress("copy", total_bytes) as advance:
                 copy_all(source, target, buffers, advance)
@@ -64,7 +64,7 @@ def copy(
 def _verify(source: Endpoint, target: Endpoint, buffers: Buffers) -> None:
     total_bytes = source.size_bytes
     with (
-        _two_buffers(target, total_bytes) as target_buffers,
+        two_buffers(target, total_bytes) as target_buffers,
         _progress("verify", total_bytes) as advance,
     ):
         compare(source, target, (buffers[0], target_buffers[0]), advance)
@@ -138,7 +138,7 @@ def _pieces(total_bytes: int, buffers: Buffers) -> Iterator[tuple[int, memoryvie
 
 
 @contextmanager
-def _two_buffers(owner: Endpoint, total_bytes: int) -> Iterator[Buffers]:
+def two_buffers(owner: Endpoint, total_bytes: int) -> Iterator[Buffers]:
     """Two buffers of one length that `owner` moves without a copy."""
     length = min(PIECE_BYTES, max(total_bytes, SECTOR_BYTES))
     whole = owner.alloc(2 * length) or memoryview(bytearray(2 * length))

@@ -3,11 +3,11 @@
 import os
 from typing import Final
 
-from rich.console import Console
 from rich.table import Table
 
 import vioblk
 from vioblk.block.disk import BlockDevice
+from vioblk.cli.console import output
 from vioblk.cli.info import features_table, properties_table
 from vioblk.cli.rates import random_read_rate
 from vioblk.cli.sizes import format_size
@@ -21,7 +21,7 @@ MEASURE_S: Final = 0.4
 
 def demo() -> None:
     """Open a disk in memory, use it, and measure both rings."""
-    console = Console(highlight=False)
+    console = output()
     with vioblk.open(ADDRESS) as disk:
         console.print(f"[bold]Opened {ADDRESS}[/], a virtio block device in this process\n")
         found = disk.info

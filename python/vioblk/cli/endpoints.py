@@ -86,20 +86,20 @@ class DiskEndpoint:
 
     def __init__(self, address: str) -> None:
         self.name = address
-        self._disk = vioblk.open(address)
+        self.disk = vioblk.open(address)
 
     @property
     def size_bytes(self) -> int:
         """The capacity."""
-        return self._disk.capacity_bytes
+        return self.disk.capacity_bytes
 
     def alloc(self, length_bytes: int) -> memoryview | None:
         """Memory that the device reaches."""
-        return memoryview(self._disk.alloc(length_bytes))
+        return memoryview(self.disk.alloc(length_bytes))
 
     def check_room(self, length_bytes: int) -> None:
         """The disk must be writable, and large enough for whole sectors."""
-        if self._disk.read_only:
+        if self.disk.read_only:
             raise CopyError(f"{self.name} is read-only; nothing was written")
         if length_bytes % SECTOR_BYTES:
             raise CopyError(
@@ -118,21 +118,21 @@ class DiskEndpoint:
     def readinto(self, offset: int, buffer: memoryview) -> int:
         """Read without a copy if `buffer` is of this disk's `alloc`."""
         with _naming(self.name):
-            return self._disk.readinto(offset, buffer)
+            return self.disk.readinto(offset, buffer)
 
     def write(self, offset: int, data: memoryview) -> int:
         """Write without a copy if `data` is of this disk's `alloc`."""
         with _naming(self.name):
-            return self._disk.write(offset, data)
+            return self.disk.write(offset, data)
 
     def flush(self) -> None:
         """Send a flush, where the device has a cache to flush."""
         with _naming(self.name):
-            self._disk.flush()
+            self.disk.flush()
 
     def close(self) -> None:
         """Close the disk."""
-        self._disk.close()
+        self.disk.close()
 
 
 class FileEndpoint:

@@ -5,12 +5,12 @@ import sys
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 import vioblk
 from vioblk.block.info import DiskInfo
 from vioblk.cli.arguments import Address
+from vioblk.cli.console import output
 from vioblk.cli.sizes import format_size
 from vioblk.features import Verdict
 
@@ -28,7 +28,7 @@ def info(
         json.dump(found.as_dict(), sys.stdout, indent=2)
         print()
         return
-    console = Console()
+    console = output()
     console.print(properties_table(found))
     console.print(features_table(found))
 
