@@ -1,6 +1,7 @@
 """`vioblk info`."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +13,15 @@ def test_info_shows_the_disk_and_its_features() -> None:
     text = succeeds("info", "mem:64M?serial=vb-7").decode()
     for words in ("mem:64M", "67108864 bytes (64M)", "vb-7", "event_idx", "accepted"):
         assert words in text
+
+
+def test_names_are_shown_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    image = tmp_path / "a [bold]disk[x].img"
+    image.write_bytes(bytes(512))
+    assert run(["info", f"file:{image}?serial=[red]7[/]"]) == 0
+    shown = capsys.readouterr().out
+    assert str(image) in shown
+    assert "[red]7[/]" in shown
 
 
 def test_info_as_json_is_one_object_that_programs_read() -> None:

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 import vioblk
 from vioblk.block.info import DiskInfo
@@ -52,7 +53,8 @@ def properties_table(found: DiskInfo) -> Table:
         "ring": found.ring,
     }
     for name, value in rows.items():
-        table.add_row(name, value)
+        # As text: what a device or a user calls something is no markup.
+        table.add_row(name, Text(value))
     for queue in found.queues:
         depth = f"{queue.size} descriptors, {queue.depth} requests at once"
         table.add_row(f"queue {queue.index}", depth)
@@ -63,8 +65,7 @@ def features_table(found: DiskInfo) -> Table:
     """Each offered feature, what became of it, and why."""
     table = Table("bit", "feature", "", "why", box=None, padding=(0, 2, 0, 0))
     for decision in found.features:
-        style = STYLES[decision.verdict]
-        verdict = f"[{style}]{decision.verdict.name.lower()}[/]"
+        verdict = Text(decision.verdict.name.lower(), STYLES[decision.verdict])
         table.add_row(str(decision.bit), decision.name, verdict, decision.reason)
     return table
 
