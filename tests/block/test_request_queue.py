@@ -243,6 +243,14 @@ def test_a_type_that_was_not_negotiated_is_refused(ring: RingName, kind: Request
         bench.queue.submit_many(bench.record(kind))
 
 
+def test_an_id_that_needs_more_segments_than_the_device_takes_is_refused(ring: RingName) -> None:
+    bench = make_puppet_bench(ring, limits=limits_of(size_max=9, seg_max=2))
+    with pytest.raises(RequestTooLongError, match="18"):
+        bench.queue.submit_many(bench.record(GET_ID, length=20))
+    bench = make_puppet_bench(ring, limits=limits_of(size_max=10, seg_max=2))
+    assert bench.queue.submit_many(bench.record(GET_ID, length=20)) == 1
+
+
 def test_more_data_than_size_max_times_seg_max_is_refused(ring: RingName) -> None:
     bench = make_puppet_bench(ring, limits=limits_of(size_max=1024, seg_max=4))
     with pytest.raises(RequestTooLongError, match=r"4608 .* 4096"):

@@ -91,6 +91,7 @@ class _Check(NamedTuple):
             case RequestType.GET_ID:
                 self._must_be("sector", record.sector, 0)
                 self._must_be("length", record.length, ID_BYTES)
+                self._length_is_permitted(self._data_limit_bytes())
             case _:
                 self._must_be_zero("region", "offset", "sector", "length")
         data = () if record.type in _RANGE_TYPES or not record.length else self._data_segments()
@@ -126,10 +127,13 @@ class _Check(NamedTuple):
                 f"{record.length} bytes from sector {record.sector} reach past the end of"
                 f" the disk, which has {capacity} sectors",
             )
-        if limit_bytes and record.length > limit_bytes:
+        self._length_is_permitted(limit_bytes)
+
+    def _length_is_permitted(self, limit_bytes: int) -> None:
+        if limit_bytes and self.record.length > limit_bytes:
             self._refuse(
                 RequestTooLongError,
-                f"{record.length} bytes are more than the {limit_bytes} that the device takes"
+                f"{self.record.length} bytes are more than the {limit_bytes} that the device takes"
                 " in one request; split it",
             )
 

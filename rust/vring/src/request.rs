@@ -221,7 +221,8 @@ impl Limits {
             }
             kind::GET_ID => {
                 must_be("sector", request.sector, 0)?;
-                must_be("length", request.length.into(), ID_BYTES.into())
+                must_be("length", request.length.into(), ID_BYTES.into())?;
+                check_length(request, data_limit)
             }
             // BLK-FLUSH-01, BLK-FLUSH-02: sector 0 and no data.
             kind::FLUSH => {
@@ -253,11 +254,13 @@ impl Limits {
             let capacity = self.capacity_sectors;
             return Err(RequestError::BeyondEnd { sector, length, capacity });
         }
-        if u64::from(length) > limit {
-            return Err(RequestError::TooLong { length, limit });
-        }
-        Ok(())
+        check_length(request, limit)
     }
+}
+
+fn check_length(request: &Request, limit: u64) -> Result<(), RequestError> {
+    let length = request.length;
+    if u64::from(length) > limit { Err(RequestError::TooLong { length, limit }) } else { Ok(()) }
 }
 
 fn must_be_without_data(request: &Request) -> Result<(), RequestError> {
