@@ -94,17 +94,15 @@ def test_unaligned_input_says_what_was_written(empty_image: Path) -> None:
     assert empty_image.read_bytes().count(b"x") == 0
 
 
-def heed_ctrl_c() -> None:
-    """Whoever runs the tests in the background of a script has SIGINT ignored."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+# Whoever runs the tests in the background of a script has SIGINT ignored.
+HEED_CTRL_C = ["env", "--default-signal=INT"]
 
 
 def test_ctrl_c_is_status_130_and_no_traceback(empty_image: Path) -> None:
     with subprocess.Popen(
-        [*VIOBLK, "write", f"file:{empty_image}", "0"],
+        [*HEED_CTRL_C, *VIOBLK, "write", f"file:{empty_image}", "0"],
         stdin=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        preexec_fn=heed_ctrl_c,
     ) as process:
         assert process.stdin is not None
         # A pipe holds less than this, so once it is written the command is reading.
