@@ -1,5 +1,7 @@
 """Several queues, changes of size, many connections, and depth, with a real daemon."""
 
+import os
+import random
 import threading
 from pathlib import Path
 
@@ -8,7 +10,13 @@ import pytest
 import vioblk
 from tests.conftest import RingName
 from tests.interop.images import blank_image
-from tests.interop.storage_daemon import StorageDaemon, null_export, raw_export
+from tests.interop.storage_daemon import (
+    MissingTool,
+    StorageDaemon,
+    null_export,
+    raw_export,
+    tool,
+)
 from tests.transport.scripted_back_end import no_descriptor_leak
 from vioblk.block.request import REQUEST_RECORD, STATUS_PENDING, RequestType
 
@@ -119,3 +127,43 @@ def test_a_disk_is_reset_again_and_again(tmp_path: Path, image: Path, ring: Ring
             disk.write(0, bytes([number]) * 512)
             disk.reset()
             assert disk.read(0, 512) == bytes([number]) * 512
+
+
+@pytest.mark.parametrize("ring_size", [4, 1024])
+def test_rings_of_any_size_are_served(
+    tmp_path: Path, image: Path, ring: RingName, ring_size: int
+) -> None:
+    data = random.Random(ring_size).randbytes(3 << 20)
+    with (
+        StorageDaemon(tmp_path, [raw_export("disk", image)]) as daemon,
+        vioblk.open(daemon.address("disk"), ring=ring, ring_size=ring_size) as disk,
+    ):
+        disk.write(512, data)
+        assert disk.read(512, len(data)) == data
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_forked_child_leaves_the_disk_to_its_parent(tmp_path: Path, image: Path) -> None:
+    with (
+        StorageDaemon(tmp_path, [raw_export("disk", image)]) as daemon,
+        vioblk.open(daemon.address("disk")) as disk,
+    ):
+        transport = disk.device.transport
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                disk.read(0, 512)
+            except vioblk.ForkedError:
+                transport.close()
+                code = 0
+            finally:
+                os._exit(code)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert disk.read(0, 512) == bytes(512)
+
+
+def test_a_missing_tool_is_named_with_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nonexistent")
+    with pytest.raises(MissingTool, match="apt-get install qemu-utils"):
+        tool("qemu-img")

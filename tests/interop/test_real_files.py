@@ -77,3 +77,14 @@ def test_the_command_copies_a_file_system_in(images: Images, tmp_path: Path) -> 
         assert done.returncode == 0, done.stderr
     run_tool("qemu-img", "check", target)
     run_tool("qemu-img", "compare", "-f", "raw", "-F", "qcow2", images.raw, target)
+
+
+def test_the_command_copies_from_one_disk_of_a_daemon_to_another(
+    images: Images, tmp_path: Path
+) -> None:
+    target = blank_image(tmp_path / "target.qcow2", FILE_SYSTEM_BYTES, "qcow2")
+    exports = [raw_export("source", images.raw, READ_ONLY), qcow2_export("target", target)]
+    with StorageDaemon(tmp_path, exports) as daemon:
+        done = vioblk_copy(daemon.address("source"), daemon.address("target"))
+        assert done.returncode == 0, done.stderr
+    run_tool("qemu-img", "compare", "-f", "raw", "-F", "qcow2", images.raw, target)
