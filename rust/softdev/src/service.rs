@@ -16,7 +16,7 @@ use crate::ring::Violation;
 
 /// How long the rings are watched after the last chain before the thread goes to sleep: about as
 /// long as a kick and a wake-up would take.
-const LINGER: Duration = Duration::from_micros(20);
+const LINGER: Duration = Duration::from_micros(50);
 
 /// Looks at the rings between two looks at the clock.
 const LOOKS: usize = 64;
