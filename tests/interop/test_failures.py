@@ -204,7 +204,7 @@ def test_a_reset_that_the_device_is_too_slow_for_is_refused_with_the_reason(
 ) -> None:
     export = throttled_export("disk", image, "x-iops-total=1")
     with StorageDaemon(tmp_path, [export]) as daemon:
-        disk = vioblk.open(daemon.address("disk"))
+        disk = vioblk.open(f"{daemon.address('disk')}?drain_timeout=0.5")
         region = disk.alloc(64 * 512)
         assert disk.submit_many(reads(region.handle, 64)) == 64
         started = time.monotonic()

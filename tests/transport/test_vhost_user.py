@@ -32,7 +32,6 @@ from vioblk.errors import (
     VioblkError,
 )
 from vioblk.transport.vhost_user import OPTIONS, VhostUserTransport, connect
-from vioblk.transport.vhost_user import transport as transport_module
 
 WAIT_S = 20.0
 FLUSH = 1 << 9
@@ -45,11 +44,13 @@ def path(tmp_path: Path) -> Path:
 
 @contextlib.contextmanager
 def reached(
-    path: Path, *, timeout_s: float = WAIT_S, **script: Any
+    path: Path, *, timeout_s: float = WAIT_S, drain_timeout_s: float = WAIT_S, **script: Any
 ) -> Iterator[tuple[VhostUserTransport, ScriptedBackEnd]]:
     """A transport and the back end that it is connected to."""
     with no_descriptor_leak(), ScriptedBackEnd(path, **script) as back_end:
-        transport = VhostUserTransport(str(path), timeout_s=timeout_s)
+        transport = VhostUserTransport(
+            str(path), timeout_s=timeout_s, drain_timeout_s=drain_timeout_s
+        )
         try:
             yield transport, back_end
         finally:
@@ -577,10 +578,9 @@ def test_a_reset_is_confirmed_only_when_nothing_is_in_flight(path: Path) -> None
 
 
 def test_requests_that_never_come_back_end_the_connection_and_not_the_wait(
-    path: Path, monkeypatch: pytest.MonkeyPatch
+    path: Path,
 ) -> None:
-    monkeypatch.setattr(transport_module, "DRAIN_TIMEOUT_S", 0.0)
-    with reached(path) as (transport, back_end):
+    with reached(path, drain_timeout_s=0.0) as (transport, back_end):
         mapping = transport.map_memory(1 << 16)
         transport.enable_queue(0, ring_at(mapping.device_address))
         set_indices(mapping, available=3, used=1)
@@ -592,10 +592,9 @@ def test_requests_that_never_come_back_end_the_connection_and_not_the_wait(
 
 
 def test_chains_that_the_back_end_never_began_do_not_stand_in_the_way_of_a_reset(
-    path: Path, monkeypatch: pytest.MonkeyPatch
+    path: Path,
 ) -> None:
-    monkeypatch.setattr(transport_module, "DRAIN_TIMEOUT_S", 0.0)
-    with reached(path) as (transport, back_end):
+    with reached(path, drain_timeout_s=0.0) as (transport, back_end):
         mapping = transport.map_memory(1 << 16)
         transport.enable_queue(0, ring_at(mapping.device_address))
         set_indices(mapping, available=3, used=1)

@@ -9,13 +9,17 @@ from typing import Final, cast
 
 from vioblk.address import Address, Option, seconds
 from vioblk.transport.vhost_user.connection import DEFAULT_TIMEOUT_S
-from vioblk.transport.vhost_user.transport import VhostUserTransport
+from vioblk.transport.vhost_user.transport import DRAIN_TIMEOUT_S, VhostUserTransport
 
 __all__ = ["OPTIONS", "VhostUserTransport", "connect"]
 
 OPTIONS: Final[Mapping[str, Option]] = {
     "reply_timeout": seconds(
         f"seconds that the back end has for one answer; {DEFAULT_TIMEOUT_S:g} if not given"
+    ),
+    "drain_timeout": seconds(
+        "seconds that a reset waits for requests in flight before the connection is given up; "
+        f"{DRAIN_TIMEOUT_S:g} if not given"
     ),
 }
 
@@ -30,4 +34,5 @@ def connect(address: Address, options: Mapping[str, object]) -> VhostUserTranspo
         address.target,
         address=address.text,
         timeout_s=cast(float, options.get("reply_timeout", DEFAULT_TIMEOUT_S)),
+        drain_timeout_s=cast(float, options.get("drain_timeout", DRAIN_TIMEOUT_S)),
     )

@@ -46,15 +46,15 @@ MAX_QUEUE_COUNT: Final = 65536
 """A queue index has 16 bits (VIRTIO 1.4, 4.1.4.3: queue_select)."""
 
 DRAIN_TIMEOUT_S: Final = 4.0
-"""How long a reset waits for requests in flight before it gives the connection up; less than the
-5 s that callers usually wait for a reset, so that they learn the reason."""
+"""Less than the 5 s that callers usually wait for a reset, so that they learn the reason."""
 
 
 class VhostUserTransport(Transport):
     """A block device behind the Unix socket at `path`.
 
-    `timeout_s` bounds every exchange with the back end. Raises AddressError (no such path can be),
-    TransportError, DeviceGoneError or ProtocolError with what is wrong and what to do.
+    `timeout_s` bounds every exchange with the back end, `drain_timeout_s` how long a reset waits
+    for requests in flight before it gives the connection up. Raises AddressError (no such path can
+    be), TransportError, DeviceGoneError or ProtocolError with what is wrong and what to do.
     Thread-safe as far as the device layer needs: configuration may be read from any thread.
     """
 
@@ -65,11 +65,17 @@ class VhostUserTransport(Transport):
     """The back end has mappings of its own: what is unmapped here is beyond its reach."""
 
     def __init__(
-        self, path: str, *, address: str | None = None, timeout_s: float = DEFAULT_TIMEOUT_S
+        self,
+        path: str,
+        *,
+        address: str | None = None,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        drain_timeout_s: float = DRAIN_TIMEOUT_S,
     ) -> None:
         self.address = address if address is not None else f"vhost-user:{path}"
         self._owner_pid = os.getpid()
         self._status = 0
+        self._drain_timeout_s = drain_timeout_s
         self._reset_deadline: float | None = None
         self._callback: Callable[[], None] | None = None
         self._callback_lock = threading.RLock()
@@ -210,7 +216,7 @@ class VhostUserTransport(Transport):
     def write_status(self, value: int) -> None:
         """Write the status; 0 starts a reset, which `read_status` carries on and confirms."""
         if value == 0:
-            self._reset_deadline = time.monotonic() + DRAIN_TIMEOUT_S
+            self._reset_deadline = time.monotonic() + self._drain_timeout_s
             self._reset_step()
             return
         self._put_status(value)
