@@ -2,6 +2,7 @@
 
 import random
 import time
+from collections.abc import Iterable
 from itertools import cycle
 from typing import NamedTuple
 
@@ -24,6 +25,12 @@ class Rate(NamedTuple):
     def per_second(self) -> float:
         """Requests."""
         return self.request_count / self.elapsed_s
+
+
+def total(rates: Iterable[Rate]) -> Rate:
+    """Several measurements as one."""
+    counts, times = zip(*rates, strict=True)
+    return Rate(sum(counts), sum(times))
 
 
 def random_read_rate(disk: BlockDevice, depth: int, duration_s: float) -> Rate:
