@@ -30,11 +30,15 @@ STAMPS := build/stamps
 CLAUSES := $(CURDIR)/build/clauses
 RUST_SOURCES := Cargo.toml Cargo.lock $(shell find rust -name '*.rs' -o -name Cargo.toml)
 
-# What the tests run that pip and cargo do not bring.
+# What the tests run that pip and cargo do not bring, each with the Debian packages that have it.
+# The storage daemon has moved from qemu-system-common to qemu-utils.
 TEST_TOOLS := qemu-storage-daemon qemu-img qemu-io mke2fs debugfs git
-TEST_PACKAGES := qemu-utils e2fsprogs git
-# Where qemu-utils does not bring the storage daemon, this does.
-DAEMON_PACKAGE := qemu-system-common
+PACKAGES_OF_qemu-storage-daemon := qemu-utils qemu-system-common
+PACKAGES_OF_qemu-img := qemu-utils
+PACKAGES_OF_qemu-io := qemu-utils
+PACKAGES_OF_mke2fs := e2fsprogs
+PACKAGES_OF_debugfs := e2fsprogs
+PACKAGES_OF_git := git
 
 .PHONY: run
 run: $(STAMPS)/extension
@@ -170,16 +174,19 @@ lint-tools:
 
 .PHONY: test-tools
 test-tools:
-	@missing() { for tool in $(TEST_TOOLS); do command -v $$tool >/dev/null || echo $$tool; done; }
-	[ -n "$$(missing)" ] || exit 0
-	install() { apt-get install --yes --quiet=2 --no-install-recommends "$$@" >/dev/null; }
+	@missing=() packages=()
+	need() { command -v $$1 >/dev/null || { missing+=($$1); packages+=($${@:2}); }; }
+	$(foreach tool,$(TEST_TOOLS),need $(tool) $(PACKAGES_OF_$(tool));)
+	[ $${#missing[@]} -gt 0 ] || exit 0
+	packages=($$(printf '%s\n' $${packages[@]} | sort -u))
 	if [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
-		echo "The tests need" $$(missing)". Install them; on Debian with:" >&2
-		echo "  sudo apt-get install $(TEST_PACKAGES)" >&2
+		echo "The tests need $${missing[*]}; on Debian: sudo apt-get install $${packages[*]}" >&2
 		exit 1
 	fi
+	echo "== installing $${packages[*]}"
 	export DEBIAN_FRONTEND=noninteractive
 	apt-get update --quiet=2
-	install $(TEST_PACKAGES)
-	command -v qemu-storage-daemon >/dev/null || install $(DAEMON_PACKAGE)
-	[ -z "$$(missing)" ] || { echo "apt-get did not bring" $$(missing) >&2; exit 1; }
+	apt-get install --yes --quiet=2 --no-install-recommends $${packages[@]} >/dev/null
+	for tool in $${missing[@]}; do
+		command -v $$tool >/dev/null || { echo "$${packages[*]} brought no $$tool" >&2; exit 1; }
+	done

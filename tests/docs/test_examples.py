@@ -1,6 +1,6 @@
 """Every example of the README and of the how-to pages is run.
 
-A page is a session: its `console` and `python` blocks run in their order, in one empty directory,
+The `console` and `python` blocks of a page run in their order, in one empty directory,
 each Python block and each command in a process of its own.
 """
 
