@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 #[cfg(not(loom))]
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicU64, Ordering::AcqRel, Ordering::Acquire, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicBool, AtomicU64, Ordering::AcqRel, Ordering::Acquire, Ordering::Relaxed,
+    Ordering::Release,
+};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use crate::error::{OutOfBounds, SpaceError};
@@ -186,6 +189,7 @@ impl DmaSpace {
             device_address: mapping.device_address + offset as u64,
             handle,
             uses: AtomicU64::new(0),
+            abandoned: AtomicBool::new(false),
             reserved: (offset, reserved),
             mapping,
             space: Arc::downgrade(&self.state),
@@ -253,6 +257,8 @@ struct RegionInner {
     device_address: u64,
     handle: u32,
     uses: AtomicU64,
+    /// A device may still reach the bytes, so nobody else may ever get them.
+    abandoned: AtomicBool,
     reserved: (usize, usize),
     mapping: Arc<Mapping>,
     space: Weak<Mutex<State>>,
@@ -285,7 +291,9 @@ impl RegionInner {
             state.by_host_address.remove(&self.span.host_address());
         }
         // Only now may somebody else get the bytes: the address must not name two regions.
-        self.mapping.free().give_back(self.reserved.0, self.reserved.1);
+        if !self.abandoned.load(Acquire) {
+            self.mapping.free().give_back(self.reserved.0, self.reserved.1);
+        }
     }
 }
 
@@ -397,6 +405,14 @@ impl Pin {
             }
             _ => Err(OutOfBounds { offset: offset as usize, length: length as usize, available }),
         }
+    }
+}
+
+impl Pin {
+    /// End the use without knowing that the device has ended its own: the bytes are never given
+    /// out again. They stay mapped as long as the space does.
+    pub fn abandon(self) {
+        self.0.0.abandoned.store(true, Release);
     }
 }
 
