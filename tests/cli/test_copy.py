@@ -62,6 +62,15 @@ def test_a_target_that_is_too_small_is_not_touched(image: Path, tmp_path: Path) 
     assert target.read_bytes() == b"\xaa" * (1 << 20)
 
 
+def test_a_disk_is_not_copied_over_itself(image: Path, tmp_path: Path) -> None:
+    before = image.read_bytes()
+    other_name = tmp_path / "link"
+    other_name.symlink_to(image)
+    for target in (str(image), f"file:{image}?queues=2", str(other_name)):
+        assert "the same file" in fails("copy", f"file:{image}", target)
+    assert image.read_bytes() == before
+
+
 def test_a_read_only_target_is_not_touched(image: Path, empty_image: Path) -> None:
     assert "read-only" in fails("copy", image, f"file:{empty_image}?read_only=on")
     assert not any(empty_image.read_bytes())

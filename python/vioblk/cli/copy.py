@@ -12,7 +12,14 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from vioblk.block.request import SECTOR_BYTES
-from vioblk.cli.endpoints import CopyError, Endpoint, is_address, open_source, open_target
+from vioblk.cli.endpoints import (
+    CopyError,
+    Endpoint,
+    is_address,
+    is_same_file,
+    open_source,
+    open_target,
+)
 
 PIECE_BYTES: Final = 16 << 20
 """One call. The driver splits it into requests that are all in flight together."""
@@ -48,6 +55,8 @@ def copy(
             f"neither {source_name} nor {target_name} is the address of a disk; use cp, or write "
             "file:PATH to reach a file as a disk"
         )
+    if is_same_file(source_name, target_name):
+        raise CopyError(f"{source_name} and {target_name} are the same file; nothing was written")
     with closing(open_source(source_name)) as source, closing(open_target(target_name)) as target:
         target.check_room(source.size_bytes)
         total_bytes = source.size_bytes

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 import vioblk
+from vioblk.address import parse_address
 from vioblk.block.request import SECTOR_BYTES
 from vioblk.errors import VioblkError
 
@@ -57,6 +58,21 @@ def is_address(text: str) -> bool:
     A file of such a name is written with a path: `./mem:64M`.
     """
     return _ADDRESS.match(text) is not None
+
+
+def is_same_file(one: str, other: str) -> bool:
+    """Whether both sides are one file, by its path or behind a file: address."""
+    path, other_path = _path_behind(one), _path_behind(other)
+    if path is None or other_path is None or not path.exists() or not other_path.exists():
+        return False
+    return path.samefile(other_path)
+
+
+def _path_behind(text: str) -> Path | None:
+    if not is_address(text):
+        return Path(text)
+    address = parse_address(text)
+    return Path(address.target) if address.scheme == "file" else None
 
 
 def open_source(text: str) -> Endpoint:
