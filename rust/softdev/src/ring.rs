@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-use shm::{Descriptor, OutOfBounds, Records, UsedElement, Words, fence};
+use shm::{AvailableElement, Descriptor, OutOfBounds, Records, UsedElement, Words, fence};
 
 use crate::address_map::{AddressMap, Segment};
 
@@ -13,10 +13,9 @@ const WRITE: u16 = 2;
 const INDIRECT: u16 = 4;
 const DESCRIPTOR_BYTES: usize = 16;
 
-/// Words of the available ring.
+/// The first two words of either ring.
 const FLAGS: usize = 0;
 const INDEX: usize = 1;
-const ENTRIES: usize = 2;
 
 const NO_INTERRUPT: u16 = 1;
 const NO_NOTIFY: u16 = 1;
@@ -226,6 +225,8 @@ pub struct DeviceRing {
     features: RingFeatures,
     descriptors: Records<Descriptor>,
     available: Words,
+    entries: Records<AvailableElement>,
+    used_event: Words,
     used_words: Words,
     used: Records<UsedElement>,
     avail_event: Words,
@@ -261,7 +262,9 @@ impl DeviceRing {
             size: addresses.size,
             features,
             descriptors: descriptors.records(0, count)?,
-            available: available.words(0, ENTRIES + count + 1)?,
+            available: available.words(0, 2)?,
+            entries: available.records(4, count)?,
+            used_event: available.words(4 + 2 * count, 1)?,
             used_words: used.words(0, 2)?,
             used: used.records(4, count)?,
             avail_event: used.words(4 + 8 * count, 1)?,
@@ -322,7 +325,7 @@ impl DeviceRing {
 
     #[inline]
     fn entry(&self, available_index: u16) -> u16 {
-        self.available.load(ENTRIES + usize::from(available_index & (self.size - 1)))
+        self.entries.load(usize::from(available_index & (self.size - 1))).0
     }
 
     #[inline]
@@ -412,8 +415,7 @@ impl DeviceRing {
         fence::device_before_interrupt_check();
         let old = std::mem::replace(&mut self.judged_used, self.next_used);
         if self.features.event_idx {
-            let used_event = self.available.load(ENTRIES + usize::from(self.size));
-            passes(used_event, old, self.next_used)
+            passes(self.used_event.load(0), old, self.next_used)
         } else {
             old != self.next_used && self.available.load(FLAGS) & NO_INTERRUPT == 0
         }
