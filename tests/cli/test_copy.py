@@ -2,20 +2,27 @@
 
 import os
 import pty
+import stat
 import subprocess
-from contextlib import closing
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 import pytest
 
 from tests.cli.command import VIOBLK, fails, succeeds
-from vioblk.cli.copy import PIECE_BYTES, compare, copy_all, two_buffers
+from tests.interop.storage_daemon import StorageDaemon, raw_export
+from vioblk.cli.app import run
+from vioblk.cli.copy import PIECE_BYTES, Advance, compare, copy_all, two_buffers
 from vioblk.cli.endpoints import (
     CopyError,
     DiskEndpoint,
+    Endpoint,
     is_address,
     open_source,
     open_target,
+    refuse_same,
 )
 from vioblk.transport.software import SoftwareTransport
 
@@ -62,13 +69,67 @@ def test_a_target_that_is_too_small_is_not_touched(image: Path, tmp_path: Path) 
     assert target.read_bytes() == b"\xaa" * (1 << 20)
 
 
-def test_a_disk_is_not_copied_over_itself(image: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("link", ["none", "symbolic", "hard"])
+@pytest.mark.parametrize(
+    ("source_scheme", "target_scheme"), [("file:", ""), ("", "file:"), ("file:", "file:")]
+)
+def test_a_disk_is_not_copied_over_itself(
+    image: Path,
+    source_scheme: str,
+    target_scheme: str,
+    link: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     before = image.read_bytes()
-    other_name = tmp_path / "link"
-    other_name.symlink_to(image)
-    for target in (str(image), f"file:{image}?queues=2", str(other_name)):
-        assert "the same file" in fails("copy", f"file:{image}", target)
+    other_name = image if link == "none" else image.with_name("link")
+    if link == "symbolic":
+        other_name.symlink_to(image)
+    elif link == "hard":
+        other_name.hardlink_to(image)
+    options = "?queues=2" if target_scheme else ""
+    assert run(["copy", f"{source_scheme}{image}", f"{target_scheme}{other_name}{options}"]) == 1
+    assert "are the same file; nothing was written" in capsys.readouterr().err
     assert image.read_bytes() == before
+
+
+def test_two_nodes_of_one_block_device_are_the_same(
+    monkeypatch: pytest.MonkeyPatch, image: Path, empty_image: Path
+) -> None:
+    # Making a node takes a privilege that a test need not have.
+    really = Path.stat
+
+    def as_block_device(path: Path, **options: bool) -> os.stat_result:
+        found = list(really(path, **options))
+        found[0] = stat.S_IFBLK
+        return os.stat_result(found, {"st_rdev": os.makedev(7, 1)})
+
+    monkeypatch.setattr(Path, "stat", as_block_device)
+    with pytest.raises(CopyError, match="the same file"):
+        refuse_same(str(image), f"file:{empty_image}")
+
+
+def test_an_image_that_its_daemon_serves_survives_a_copy_over_itself(
+    image: Path, tmp_path: Path
+) -> None:
+    before = image.read_bytes()
+    with StorageDaemon(tmp_path, [raw_export("disk", image)]) as daemon:
+        succeeds("copy", daemon.address("disk"), image)
+    assert image.read_bytes() == before
+
+
+def test_a_pipe_is_refused_at_once(image: Path, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for names in ((str(pipe), f"file:{image}"), (f"file:{image}", str(pipe))):
+        assert "neither a regular file nor a block device" in fails("copy", *names)
+
+
+def test_nothing_to_copy_is_said(tmp_path: Path) -> None:
+    empty, target = tmp_path / "empty", tmp_path / "target"
+    empty.touch()
+    assert "nothing to copy" in fails("copy", empty, "mem:1M")
+    assert "no whole sector" in fails("copy", f"file:{empty}", target)
+    assert not target.exists()
 
 
 def test_a_read_only_target_is_not_touched(image: Path, empty_image: Path) -> None:
@@ -140,7 +201,17 @@ class Memory:
     def flush(self) -> None:
         self.flush_count += 1
 
-    def close(self) -> None: ...
+    def end_at(self, length_bytes: int) -> None: ...
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None: ...
 
 
 def small_buffers() -> tuple[memoryview, memoryview]:
@@ -150,10 +221,15 @@ def small_buffers() -> tuple[memoryview, memoryview]:
 def ignore(count: int) -> None: ...
 
 
+def copy_small(source: Endpoint, target: Endpoint, advance: Advance = ignore) -> None:
+    with ThreadPoolExecutor(1) as reader:
+        copy_all(reader, source, target, small_buffers(), advance)
+
+
 def test_a_copy_ends_with_one_flush_and_counts_every_byte() -> None:
     source, target = Memory(os.urandom(5000)), Memory(bytes(5000))
     counted: list[int] = []
-    copy_all(source, target, small_buffers(), counted.append)
+    copy_small(source, target, counted.append)
     assert target.data == source.data
     assert target.flush_count == 1
     assert sum(counted) == 5000
@@ -162,13 +238,13 @@ def test_a_copy_ends_with_one_flush_and_counts_every_byte() -> None:
 def test_a_target_that_takes_less_than_was_read_is_an_error() -> None:
     source, target = Memory(os.urandom(5000)), Memory(bytes(5000), takes=3000)
     with pytest.raises(CopyError, match="took only 3000 of the 5000 bytes"):
-        copy_all(source, target, small_buffers(), ignore)
+        copy_small(source, target)
 
 
 def test_a_source_that_ends_early_is_an_error() -> None:
     source, target = Memory(os.urandom(5000), ends_at=4000), Memory(bytes(5000))
     with pytest.raises(CopyError, match="ended before all of its 5000 bytes"):
-        copy_all(source, target, small_buffers(), ignore)
+        copy_small(source, target)
 
 
 def test_verify_names_the_first_byte_that_differs() -> None:
@@ -189,12 +265,15 @@ def test_a_verify_that_cannot_read_the_end_again_is_an_error() -> None:
 def test_many_requests_are_in_flight_and_one_flush_follows(tmp_path: Path) -> None:
     image = tmp_path / "source"
     image.write_bytes(os.urandom(40 << 20))
-    source, target = open_source(f"file:{image}"), open_target("mem:64M")
-    assert isinstance(source, DiskEndpoint)
-    assert isinstance(target, DiskEndpoint)
-    with closing(source), closing(target):
+    with (
+        ThreadPoolExecutor(1) as reader,
+        open_source(f"file:{image}") as source,
+        open_target("mem:64M") as target,
+    ):
+        assert isinstance(source, DiskEndpoint)
+        assert isinstance(target, DiskEndpoint)
         with two_buffers(source, source.size_bytes) as buffers:
-            copy_all(source, target, buffers, ignore)
+            copy_all(reader, source, target, buffers, ignore)
         seen, written = (counters(side) for side in (source, target))
         assert seen["most_outstanding"] == PIECE_BYTES // source.disk.limits.request_bytes == 16
         assert seen["batches"] <= 3

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from itertools import cycle
 from typing import Annotated, Final, TypeAlias
 
@@ -16,9 +16,9 @@ from vioblk.cli.endpoints import (
     CopyError,
     Endpoint,
     is_address,
-    is_same_file,
     open_source,
     open_target,
+    refuse_same,
 )
 
 PIECE_BYTES: Final = 16 << 20
@@ -55,17 +55,23 @@ def copy(
             f"neither {source_name} nor {target_name} is the address of a disk; use cp, or write "
             "file:PATH to reach a file as a disk"
         )
-    if is_same_file(source_name, target_name):
-        raise CopyError(f"{source_name} and {target_name} are the same file; nothing was written")
-    with closing(open_source(source_name)) as source, closing(open_target(target_name)) as target:
-        target.check_room(source.size_bytes)
+    refuse_same(source_name, target_name)
+    # The reader is waited for last: after an error, the closing of its disk is what wakes it.
+    with (
+        ThreadPoolExecutor(1, "vioblk-copy") as reader,
+        open_source(source_name) as source,
+        open_target(target_name) as target,
+    ):
         total_bytes = source.size_bytes
+        if total_bytes == 0:
+            raise CopyError(f"there is nothing to copy: {source.name} is empty")
+        target.check_room(total_bytes)
         # Memory of the source, if it is a disk; then the data is copied at most once on its way.
         buffer_owner = source if is_address(source_name) else target
         with two_buffers(buffer_owner, total_bytes) as buffers:
             target.start_writing()
             with _progress("copy", total_bytes) as advance:
-                copy_all(source, target, buffers, advance)
+                copy_all(reader, source, target, buffers, advance)
             if verify:
                 _verify(source, target, buffers)
 
@@ -79,20 +85,23 @@ def _verify(source: Endpoint, target: Endpoint, buffers: Buffers) -> None:
         compare(source, target, (buffers[0], target_buffers[0]), advance)
 
 
-def copy_all(source: Endpoint, target: Endpoint, buffers: Buffers, advance: Advance) -> None:
-    """Copy `source` from end to end, and flush `target`.
+def copy_all(
+    reader: Executor, source: Endpoint, target: Endpoint, buffers: Buffers, advance: Advance
+) -> None:
+    """Copy `source` from end to end, and flush `target`. `reader` has one thread.
 
-    Raises CopyError if fewer bytes were written than `source` has.
+    Raises CopyError if fewer bytes were written than `source` has. After any error, `reader` may
+    be reading from `source` until that is closed.
     """
     total_bytes = source.size_bytes
     written_bytes = 0
-    with ThreadPoolExecutor(1, "vioblk-copy") as reader:
-        for offset, piece in _read_ahead(reader, source, buffers):
-            count = target.write(offset, piece)
-            written_bytes += count
-            advance(count)
-            if count < len(piece):
-                break
+    for offset, piece in _read_ahead(reader, source, buffers):
+        count = target.write(offset, piece)
+        written_bytes += count
+        advance(count)
+        if count < len(piece):
+            break
+    target.end_at(written_bytes)
     target.flush()
     if written_bytes < total_bytes:
         raise CopyError(
@@ -164,7 +173,7 @@ def _progress(label: str, total_bytes: int) -> Iterator[Advance]:
         DownloadColumn(binary_units=True),
         TransferSpeedColumn(),
         console=Console(stderr=True),
-        disable=not sys.stderr.isatty(),
+        disable=sys.stderr is None or not sys.stderr.isatty(),
     )
     with bar:
         task = bar.add_task(label, total=total_bytes)

@@ -6,7 +6,8 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final, Protocol
+from types import TracebackType
+from typing import Final, Protocol, Self
 
 import vioblk
 from vioblk.address import parse_address
@@ -15,13 +16,15 @@ from vioblk.errors import VioblkError
 
 _ADDRESS: Final = re.compile(r"[a-z][a-z0-9-]+:")
 
+_SCHEMES_OF_PATHS: Final = frozenset({"file", "vhost-user"})
+
 
 class CopyError(VioblkError, OSError):
     """A copy cannot start, or did not end as it must."""
 
 
 class Endpoint(Protocol):
-    """A disk or a file, open for one copy."""
+    """A disk or a file, open for one copy, until the end of a `with`."""
 
     name: str
     """As the user wrote it."""
@@ -37,7 +40,7 @@ class Endpoint(Protocol):
         """Raise CopyError if `length_bytes` cannot be written from the start; writes nothing."""
 
     def start_writing(self) -> None:
-        """Called once, before the first write."""
+        """Called once, before the first write; destroys nothing."""
 
     def readinto(self, offset: int, buffer: memoryview) -> int:
         """Fill `buffer` from `offset`; the bytes read, fewer only at the end."""
@@ -45,11 +48,22 @@ class Endpoint(Protocol):
     def write(self, offset: int, data: memoryview) -> int:
         """Write all of `data` at `offset`; the bytes written."""
 
+    def end_at(self, length_bytes: int) -> None:
+        """Drop what lies beyond `length_bytes`, if this side has no length of its own."""
+
     def flush(self) -> None:
         """Make what was written durable."""
 
-    def close(self) -> None:
-        """Let go of it."""
+    def __enter__(self) -> Self:
+        """It is open already."""
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Let go of it. Whoever still waits for it on another thread is woken."""
 
 
 def is_address(text: str) -> bool:
@@ -60,19 +74,32 @@ def is_address(text: str) -> bool:
     return _ADDRESS.match(text) is not None
 
 
-def is_same_file(one: str, other: str) -> bool:
-    """Whether both sides are one file, by its path or behind a file: address."""
-    path, other_path = _path_behind(one), _path_behind(other)
-    if path is None or other_path is None or not path.exists() or not other_path.exists():
-        return False
-    return path.samefile(other_path)
+def refuse_same(source: str, target: str) -> None:
+    """Raise CopyError if both names, with or without `file:`, lead to one file or device.
+
+    Neither is opened for that. What the back end behind a socket serves cannot be told.
+    """
+    backing = _backing(source)
+    if backing is not None and backing == _backing(target):
+        raise CopyError(f"{source} and {target} are the same file; nothing was written")
 
 
-def _path_behind(text: str) -> Path | None:
-    if not is_address(text):
-        return Path(text)
-    address = parse_address(text)
-    return Path(address.target) if address.scheme == "file" else None
+def _backing(name: str) -> tuple[str, int, int] | None:
+    """What stands behind a name; None for memory, and for what is not there."""
+    path = name
+    if is_address(name):
+        address = parse_address(name)
+        if address.scheme not in _SCHEMES_OF_PATHS:
+            return None
+        path = address.target
+    try:
+        found = Path(path).stat()
+    except OSError:
+        return None  # opening it says why
+    if stat.S_ISBLK(found.st_mode):
+        # One disk can have any number of nodes.
+        return "device", os.major(found.st_rdev), os.minor(found.st_rdev)
+    return "file", found.st_dev, found.st_ino
 
 
 def open_source(text: str) -> Endpoint:
@@ -93,7 +120,7 @@ def _naming(name: str) -> Iterator[None]:
     try:
         yield
     except VioblkError as error:
-        error.add_note(name)
+        error.add_note(f"this was {name}")
         raise
 
 
@@ -141,14 +168,25 @@ class DiskEndpoint:
         with _naming(self.name):
             return self.disk.write(offset, data)
 
+    def end_at(self, length_bytes: int) -> None:
+        """A disk keeps its end."""
+
     def flush(self) -> None:
         """Send a flush, where the device has a cache to flush."""
         with _naming(self.name):
             self.disk.flush()
 
-    def close(self) -> None:
-        """Close the disk."""
-        self.disk.close()
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        # The disk's own: after an error it does not wait for what may never complete.
+        self.disk.__exit__(kind, value, traceback)
 
 
 class FileEndpoint:
@@ -157,12 +195,16 @@ class FileEndpoint:
     def __init__(self, path: str, flags: int) -> None:
         self.name = path
         is_new = not Path(path).exists()
-        self._fd = os.open(path, flags | os.O_CLOEXEC, 0o666)
+        # A pipe would keep a blocking open waiting for its other end.
+        self._fd = os.open(path, flags | os.O_CLOEXEC | os.O_NONBLOCK, 0o666)
         self._is_unused = is_new and bool(flags & os.O_CREAT)
         self._mode = os.fstat(self._fd).st_mode
         if not (stat.S_ISREG(self._mode) or stat.S_ISBLK(self._mode)):
             os.close(self._fd)
-            raise CopyError(f"{path} is neither a regular file nor a block device")
+            raise CopyError(
+                f"{path} is neither a regular file nor a block device; for pipes there are "
+                "`vioblk read` and `vioblk write`"
+            )
         # A block device says 0 to fstat.
         self._size_bytes = os.lseek(self._fd, 0, os.SEEK_END)
 
@@ -184,10 +226,11 @@ class FileEndpoint:
             )
 
     def start_writing(self) -> None:
-        """Forget what was in the file."""
+        """Keep the file from now on.
+
+        It is not cut off here: a back end might serve it as the other side of this copy.
+        """
         self._is_unused = False
-        if stat.S_ISREG(self._mode):
-            os.ftruncate(self._fd, 0)
 
     def readinto(self, offset: int, buffer: memoryview) -> int:
         """Read until `buffer` is full or the file ends."""
@@ -209,12 +252,27 @@ class FileEndpoint:
             done += count
         return done
 
+    def end_at(self, length_bytes: int) -> None:
+        """Cut off what a file had beyond."""
+        if stat.S_ISREG(self._mode):
+            os.ftruncate(self._fd, length_bytes)
+
     def flush(self) -> None:
         """Sync the file."""
         os.fsync(self._fd)
 
-    def close(self) -> None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
         """Close it; a file that was made for a copy that never started is removed."""
-        os.close(self._fd)
+        # Not the number: a reader that comes too late must not find another file at it.
+        fd, self._fd = self._fd, -1
+        os.close(fd)
         if self._is_unused:
             Path(self.name).unlink(missing_ok=True)
