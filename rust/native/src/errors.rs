@@ -21,8 +21,13 @@ pub(crate) fn named(py: Python<'_>, name: &str, message: String) -> PyErr {
 pub(crate) fn of_space(error: SpaceError) -> PyErr {
     match error {
         SpaceError::Invalid(why) => PyValueError::new_err(why),
-        SpaceError::NoRoom { .. } => PyMemoryError::new_err(error.to_string()),
-        SpaceError::InUse { .. } | SpaceError::Closed => PyBufferError::new_err(error.to_string()),
+        SpaceError::NoRoom { .. } | SpaceError::NoHandle => {
+            PyMemoryError::new_err(error.to_string())
+        }
+        SpaceError::InUse { .. } | SpaceError::Closed | SpaceError::Claimed => {
+            PyBufferError::new_err(error.to_string())
+        }
+        SpaceError::Forked => Python::attach(forked),
         SpaceError::Io(error) => error.into(),
     }
 }
@@ -44,6 +49,5 @@ pub(crate) fn of_push(py: Python<'_>, error: PushError) -> PyErr {
 
 /// The object was made before a fork: it, and the device, belong to the parent.
 pub(crate) fn forked(py: Python<'_>) -> PyErr {
-    let message = "made before fork() and owned by the parent process; open the disk in the child";
-    named(py, "ForkedError", message.to_string())
+    named(py, "ForkedError", SpaceError::Forked.to_string())
 }

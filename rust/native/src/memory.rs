@@ -6,10 +6,10 @@ use std::ffi::{c_int, c_void};
 use std::os::fd::AsRawFd;
 
 use pyo3::buffer::PyUntypedBuffer;
-use pyo3::exceptions::{PyBufferError, PyKeyError, PyValueError};
+use pyo3::exceptions::{PyKeyError, PyValueError};
 use pyo3::ffi;
 use pyo3::prelude::*;
-use shm::fork::Owner;
+use shm::SpaceError;
 
 use crate::errors;
 
@@ -51,24 +51,18 @@ impl Mapping {
 
 /// Bytes that the device can reach, cut from a mapping of a DmaSpace; a writable buffer.
 #[pyclass(frozen, module = "vioblk._native")]
-pub(crate) struct Region {
-    pub(crate) region: shm::Region,
-    owner: Owner,
-}
+pub(crate) struct Region(shm::Region);
 
 impl Region {
-    fn new(region: shm::Region) -> Self {
-        Self { region, owner: Owner::here() }
-    }
-
-    fn check_owner(&self, py: Python<'_>) -> PyResult<()> {
-        if self.owner.is_here() { Ok(()) } else { Err(errors::forked(py)) }
-    }
-
     /// Keep it from being closed while a device may use it.
-    pub(crate) fn pin(&self, py: Python<'_>) -> PyResult<shm::Pin> {
-        self.check_owner(py)?;
-        self.region.pin().map_err(errors::of_space)
+    pub(crate) fn pin(&self, _py: Python<'_>) -> PyResult<shm::Pin> {
+        self.0.pin().map_err(errors::of_space)
+    }
+
+    /// Keep it for a ring, or for the slots of one, alone.
+    #[allow(dead_code)]
+    pub(crate) fn claim(&self) -> PyResult<shm::Claim> {
+        self.0.claim().map_err(errors::of_space)
     }
 }
 
@@ -76,41 +70,40 @@ impl Region {
 impl Region {
     #[getter]
     fn length(&self) -> usize {
-        self.region.len()
+        self.0.len()
     }
 
     #[getter]
     fn device_address(&self) -> u64 {
-        self.region.device_address()
+        self.0.device_address()
     }
 
     #[getter]
     fn handle(&self) -> u32 {
-        self.region.handle()
+        self.0.handle()
     }
 
     #[getter]
     fn exports(&self) -> u32 {
-        self.region.exports()
+        self.0.exports()
     }
 
     #[getter]
     fn in_flight(&self) -> u32 {
-        self.region.in_flight()
+        self.0.in_flight()
     }
 
     #[getter]
     fn closed(&self) -> bool {
-        self.region.is_closed()
+        self.0.is_closed()
     }
 
-    fn close(&self, py: Python<'_>) -> PyResult<()> {
-        self.check_owner(py)?;
-        self.region.close().map_err(errors::of_space)
+    fn close(&self) -> PyResult<()> {
+        self.0.close().map_err(errors::of_space)
     }
 
     fn __len__(&self) -> usize {
-        self.region.len()
+        self.0.len()
     }
 
     fn __enter__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
@@ -118,16 +111,16 @@ impl Region {
     }
 
     #[pyo3(signature = (*_exc_info))]
-    fn __exit__(&self, py: Python<'_>, _exc_info: &Bound<'_, PyAny>) -> PyResult<()> {
-        self.close(py)
+    fn __exit__(&self, _exc_info: &Bound<'_, PyAny>) -> PyResult<()> {
+        self.close()
     }
 
     fn __repr__(&self) -> String {
-        let state = if self.region.is_closed() { ", closed" } else { "" };
+        let state = if self.0.is_closed() { ", closed" } else { "" };
         format!(
             "Region(length={}, device_address={:#x}{state})",
-            self.region.len(),
-            self.region.device_address()
+            self.0.len(),
+            self.0.device_address()
         )
     }
 
@@ -140,12 +133,9 @@ impl Region {
     ) -> PyResult<()> {
         let this = slf.get();
         let py = slf.py();
-        if !this.owner.is_here() {
-            // In a child of fork() the bytes are not mapped.
-            return Err(PyBufferError::new_err(errors::forked(py).value(py).to_string()));
-        }
-        this.region.begin_export().map_err(errors::of_space)?;
-        let address = this.region.span().host_address() as *mut c_void;
+        // In a child of fork() the bytes are not mapped: this fails there.
+        this.0.begin_export().map_err(errors::of_space)?;
+        let address = this.0.span().host_address() as *mut c_void;
         // SAFETY: `view` comes from the interpreter. The bytes are mapped and at this address as
         // long as `slf` lives, and PyBuffer_FillInfo makes the view hold a reference to it; the
         // export is counted, so the region is not closed and its bytes not given out meanwhile.
@@ -154,13 +144,13 @@ impl Region {
                 view,
                 slf.as_ptr(),
                 address,
-                this.region.len() as ffi::Py_ssize_t,
+                this.0.len() as ffi::Py_ssize_t,
                 0,
                 flags,
             )
         };
         if filled != 0 {
-            this.region.end_export();
+            this.0.end_export();
             return Err(PyErr::fetch(py));
         }
         Ok(())
@@ -169,7 +159,7 @@ impl Region {
     /// # Safety
     /// Called by the interpreter alone, once for each successful `__getbuffer__`.
     unsafe fn __releasebuffer__(&self, _view: *mut ffi::Py_buffer) {
-        self.region.end_export();
+        self.0.end_export();
     }
 }
 
@@ -204,24 +194,30 @@ impl DmaSpace {
     }
 
     #[getter]
-    fn mappings(&self) -> Vec<Mapping> {
-        self.space.mappings().into_iter().map(Mapping).collect()
+    fn mappings(&self) -> PyResult<Vec<Mapping>> {
+        self.space.check_owner().map_err(errors::of_space)?;
+        Ok(self.space.mappings().into_iter().map(Mapping).collect())
     }
 
     #[getter]
-    fn free_bytes(&self) -> usize {
-        self.space.free_bytes()
+    fn free_bytes(&self) -> PyResult<usize> {
+        self.space.check_owner().map_err(errors::of_space)?;
+        Ok(self.space.free_bytes())
     }
 
     #[pyo3(signature = (length, align=4096))]
     fn alloc(&self, length: usize, align: usize) -> PyResult<Region> {
-        self.space.alloc(length, align).map(Region::new).map_err(errors::of_space)
+        self.space.alloc(length, align).map(Region).map_err(errors::of_space)
     }
 
     #[pyo3(signature = (handle, /))]
     fn region(&self, handle: u32) -> PyResult<Region> {
         let unknown = || PyKeyError::new_err(format!("there is no open region of handle {handle}"));
-        self.space.region(handle).map(Region::new).ok_or_else(unknown)
+        match self.space.region(handle) {
+            Ok(region) => Ok(Region(region)),
+            Err(SpaceError::Closed) => Err(unknown()),
+            Err(error) => Err(errors::of_space(error)),
+        }
     }
 
     #[pyo3(signature = (buffer, /))]
@@ -230,6 +226,7 @@ impl DmaSpace {
         if !buffer.is_c_contiguous() {
             return Err(PyValueError::new_err("the buffer is not contiguous"));
         }
-        Ok(self.space.locate(buffer.buf_ptr() as usize, buffer.len_bytes()))
+        let located = self.space.locate(buffer.buf_ptr() as usize, buffer.len_bytes());
+        located.map_err(errors::of_space)
     }
 }

@@ -47,6 +47,12 @@ pub enum SpaceError {
     },
     /// The region has been closed, or there never was one with this handle.
     Closed,
+    /// The region serves as a ring, or as the slots of one, already.
+    Claimed,
+    /// No number is left to name another region by.
+    NoHandle,
+    /// It was made before a `fork()`, in the parent process.
+    Forked,
     /// The system refused.
     Io(io::Error),
 }
@@ -64,6 +70,16 @@ impl fmt::Display for SpaceError {
                 "the region is in use: {exports} exported buffers, {in_flight} requests in flight"
             ),
             Self::Closed => f.write_str("the region is closed"),
+            Self::Claimed => f.write_str(
+                "the region already serves as a ring or as the slots of one: allocate another",
+            ),
+            Self::NoHandle => f.write_str(
+                "no handle is left to name another region by (1048576 at once, none ever twice): \
+                 close regions, or open the device anew",
+            ),
+            Self::Forked => f.write_str(
+                "made before fork() and owned by the parent process; open the disk in the child",
+            ),
             Self::Io(error) => error.fmt(f),
         }
     }

@@ -19,8 +19,8 @@ mod error;
 #[cfg_attr(loom, path = "eventfd_loom.rs")]
 mod eventfd;
 pub mod fence;
-#[cfg(not(loom))]
 pub mod fork;
+mod handles;
 #[cfg_attr(loom, path = "memory_loom.rs")]
 mod memory;
 #[cfg(not(loom))]
@@ -39,5 +39,5 @@ pub use memory::{Memory, Record, Records, Words};
 #[cfg(not(loom))]
 pub use poller::{Poller, Ready, Watch};
 pub use record::{AvailableElement, Descriptor, UsedElement};
-pub use space::{DmaSpace, Mapping, Pin, Region, Segment};
+pub use space::{Claim, DmaSpace, Mapping, Pin, Region, Segment};
 pub use span::Span;

@@ -10,6 +10,8 @@ use std::sync::atomic::{
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use crate::error::{OutOfBounds, SpaceError};
+use crate::fork::Owner;
+use crate::handles::{Handles, Reserved};
 use crate::memory::Memory;
 use crate::ranges::FreeRanges;
 use crate::span::Span;
@@ -17,9 +19,6 @@ use crate::span::Span;
 const PAGE: usize = 4096;
 /// Regions never share a cache line, so that neighbours do not slow each other down.
 const GRANULE: usize = 64;
-
-/// A handle is a slot index and, above it, a generation, so that a stale one is noticed.
-const INDEX_BITS: u32 = 20;
 
 /// A mapping and where the device sees it.
 #[derive(Debug)]
@@ -52,33 +51,30 @@ impl Mapping {
 }
 
 #[derive(Debug, Default)]
-struct Slot {
-    generation: u32,
-    region: Weak<RegionInner>,
-}
-
-#[derive(Debug, Default)]
 struct State {
     mappings: Vec<Arc<Mapping>>,
-    slots: Vec<Slot>,
-    free_slots: Vec<u32>,
+    /// Open regions. Whoever looks one up drops it only after unlocking: the last reference to a
+    /// region locks the space.
+    handles: Handles<RegionInner>,
     /// Open regions by the host address of their first byte.
     by_host_address: BTreeMap<usize, u32>,
 }
 
-impl State {
-    /// The region that `handle` names. The caller drops it only after unlocking: the last
-    /// reference locks the space.
-    fn region(&self, handle: u32) -> Option<Arc<RegionInner>> {
-        let slot = self.slots.get((handle & ((1 << INDEX_BITS) - 1)) as usize)?;
-        (slot.generation == handle >> INDEX_BITS).then(|| slot.region.upgrade())?
-    }
-}
-
 /// The memory that one device can reach. Cloning shares it.
-#[derive(Clone, Debug, Default)]
+///
+/// It belongs to the process that made it. In a child of `fork()` nothing of it is mapped, and
+/// its lock may be held by a thread that does not exist there: every call fails without taking
+/// it, with [`SpaceError::Forked`] where the call can say so.
+#[derive(Clone, Debug)]
 pub struct DmaSpace {
     state: Arc<Mutex<State>>,
+    owner: Owner,
+}
+
+impl Default for DmaSpace {
+    fn default() -> Self {
+        Self { state: Arc::default(), owner: Owner::here() }
+    }
 }
 
 impl DmaSpace {
@@ -87,17 +83,32 @@ impl DmaSpace {
         Self::default()
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    #[cfg(all(test, not(loom)))]
+    fn with_handles(handles: Handles<RegionInner>) -> Self {
+        let space = Self::new();
+        space.state.lock().unwrap_or_else(PoisonError::into_inner).handles = handles;
+        space
+    }
+
+    fn lock(&self) -> Result<MutexGuard<'_, State>, SpaceError> {
+        self.check_owner()?;
+        Ok(self.state.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Fails in a child of `fork()`.
+    pub fn check_owner(&self) -> Result<(), SpaceError> {
+        if self.owner.is_here() { Ok(()) } else { Err(SpaceError::Forked) }
     }
 
     /// Map fresh zeroed memory of `length` bytes at `device_address`.
     pub fn map(&self, length: usize, device_address: u64) -> Result<Arc<Mapping>, SpaceError> {
+        self.check_owner()?;
         check_placement(length, device_address)?;
         self.add(Memory::create(length)?, device_address)
     }
 
-    /// Map `length` bytes of memory that somebody else made.
+    /// Map `length` bytes of memory that somebody else made, and whose maker is trusted not to
+    /// shrink it (see [`Memory::from_fd`]).
     #[cfg(not(loom))]
     pub fn map_fd(
         &self,
@@ -106,6 +117,7 @@ impl DmaSpace {
         device_address: u64,
         file_offset: u64,
     ) -> Result<Arc<Mapping>, SpaceError> {
+        self.check_owner()?;
         check_placement(length, device_address)?;
         if !file_offset.is_multiple_of(PAGE as u64) {
             let why = format!("file offset {file_offset} is not a multiple of {PAGE}");
@@ -116,7 +128,7 @@ impl DmaSpace {
 
     fn add(&self, memory: Memory, device_address: u64) -> Result<Arc<Mapping>, SpaceError> {
         let length = memory.len() as u64;
-        let mut state = self.lock();
+        let mut state = self.lock()?;
         let overlaps = |other: &&Arc<Mapping>| {
             device_address < other.device_address + other.memory.len() as u64
                 && other.device_address < device_address + length
@@ -133,99 +145,109 @@ impl DmaSpace {
         Ok(mapping)
     }
 
-    /// All mappings, in the order in which they were made.
+    /// All mappings, in the order in which they were made; none in a child of `fork()`.
     pub fn mappings(&self) -> Vec<Arc<Mapping>> {
-        self.lock().mappings.clone()
+        self.lock().map_or(Vec::new(), |state| state.mappings.clone())
     }
 
-    /// Bytes that are free in all mappings together.
+    /// Bytes that are free in all mappings together; none in a child of `fork()`.
     pub fn free_bytes(&self) -> usize {
-        self.lock().mappings.iter().map(|mapping| mapping.free().free_bytes()).sum()
+        self.mappings().iter().map(|mapping| mapping.free().free_bytes()).sum()
     }
 
     /// Cut a zeroed region of `length` bytes, aligned to `align`, from the first mapping with room.
     pub fn alloc(&self, length: usize, align: usize) -> Result<Region, SpaceError> {
+        self.check_owner()?;
         if length == 0 || !align.is_power_of_two() || align > PAGE {
             return Err(SpaceError::Invalid(format!(
                 "a region of {length} bytes aligned to {align} cannot be: it needs at least a byte, \
                  and an alignment that is a power of two up to {PAGE}"
             )));
         }
-        let align = align.max(GRANULE);
-        let taken = length
-            .checked_next_multiple_of(GRANULE)
-            .and_then(|reserved| self.take(reserved, align).map(|found| (reserved, found)));
-        let Some((reserved, (mapping, offset))) = taken else {
-            return Err(SpaceError::NoRoom { length, free: self.free_bytes() });
-        };
-        let inner = self.register(mapping, offset, length, reserved);
-        inner.span.fill(0, length, 0).map_err(|error| SpaceError::Invalid(error.to_string()))?;
-        Ok(Region(inner))
+        let no_room = || SpaceError::NoRoom { length, free: self.free_bytes() };
+        let reserved = length.checked_next_multiple_of(GRANULE).ok_or_else(no_room)?;
+        let (mapping, offset) = self.take(reserved, align.max(GRANULE))?.ok_or_else(no_room)?;
+        let span = Span::new(Arc::clone(&mapping.memory), offset, length);
+        let zeroed = span.fill(0, length, 0);
+        let made = zeroed
+            .map_err(|error| SpaceError::Invalid(error.to_string()))
+            .and_then(|()| self.register(&mapping, span, (offset, reserved)));
+        if made.is_err() {
+            mapping.free().give_back(offset, reserved);
+        }
+        made.map(Region)
     }
 
-    fn take(&self, length: usize, align: usize) -> Option<(Arc<Mapping>, usize)> {
-        let state = self.lock();
-        state.mappings.iter().find_map(|mapping| {
+    fn take(
+        &self,
+        length: usize,
+        align: usize,
+    ) -> Result<Option<(Arc<Mapping>, usize)>, SpaceError> {
+        let state = self.lock()?;
+        Ok(state.mappings.iter().find_map(|mapping| {
             let offset = mapping.free().take(length, align)?;
             Some((Arc::clone(mapping), offset))
-        })
+        }))
     }
 
     fn register(
         &self,
-        mapping: Arc<Mapping>,
-        offset: usize,
-        length: usize,
-        reserved: usize,
-    ) -> Arc<RegionInner> {
-        let mut state = self.lock();
-        let index = state.free_slots.pop().unwrap_or_else(|| {
-            state.slots.push(Slot::default());
-            state.slots.len() as u32 - 1
-        });
-        let handle = state.slots[index as usize].generation << INDEX_BITS | index;
+        mapping: &Arc<Mapping>,
+        span: Span,
+        reserved: (usize, usize),
+    ) -> Result<Arc<RegionInner>, SpaceError> {
+        let mut state = self.lock()?;
+        let name = state.handles.reserve().ok_or(SpaceError::NoHandle)?;
         let inner = Arc::new(RegionInner {
-            span: Span::new(Arc::clone(&mapping.memory), offset, length),
-            device_address: mapping.device_address + offset as u64,
-            handle,
+            device_address: mapping.device_address + reserved.0 as u64,
+            span,
+            name,
             uses: AtomicU64::new(0),
             abandoned: AtomicBool::new(false),
-            reserved: (offset, reserved),
-            mapping,
+            reserved,
+            mapping: Arc::clone(mapping),
             space: Arc::downgrade(&self.state),
+            owner: self.owner,
         });
-        state.slots[index as usize].region = Arc::downgrade(&inner);
-        state.by_host_address.insert(inner.span.host_address(), handle);
-        inner
+        state.handles.name(name, Arc::downgrade(&inner));
+        state.by_host_address.insert(inner.span.host_address(), name.handle);
+        Ok(inner)
     }
 
-    /// The region that `handle` names, if it is open.
-    pub fn region(&self, handle: u32) -> Option<Region> {
+    /// The region that `handle` names; `Closed` if none (any more).
+    pub fn region(&self, handle: u32) -> Result<Region, SpaceError> {
         // Two statements: the last reference to a region locks the space when it is dropped.
-        let found = self.lock().region(handle);
-        found.map(Region)
+        let found = self.lock()?.handles.get(handle);
+        found.map(Region).ok_or(SpaceError::Closed)
     }
 
     /// Keep the region that `handle` names from being closed, as long as the pin lives.
     pub fn pin(&self, handle: u32) -> Result<Pin, SpaceError> {
-        self.region(handle).ok_or(SpaceError::Closed)?.pin()
+        self.region(handle)?.pin()
     }
 
     /// The open region, as (handle, offset in it), that holds all of these bytes of this process.
-    pub fn locate(&self, host_address: usize, length: usize) -> Option<(u32, usize)> {
-        let state = self.lock();
-        let (&start, &handle) = state.by_host_address.range(..=host_address).next_back()?;
-        let region = state.region(handle)?;
+    pub fn locate(
+        &self,
+        host_address: usize,
+        length: usize,
+    ) -> Result<Option<(u32, usize)>, SpaceError> {
+        let state = self.lock()?;
+        let before = state.by_host_address.range(..=host_address).next_back();
+        let found = before.and_then(|(&start, &handle)| {
+            Some((host_address - start, handle, state.handles.get(handle)?))
+        });
         drop(state);
-        let offset = host_address - start;
-        let found = offset.checked_add(length)? <= region.span.len();
-        found.then_some((handle, offset))
+        Ok(found.and_then(|(offset, handle, region)| {
+            let inside = offset.checked_add(length)? <= region.span.len();
+            inside.then_some((handle, offset))
+        }))
     }
 
     /// The bytes that the device sees at `address`, for the device's half. `None` unless all of
-    /// them are in one mapping.
+    /// them are in one mapping, and in a child of `fork()`, where there are none.
     pub fn translate(&self, address: u64, length: usize) -> Option<Span> {
-        let state = self.lock();
+        let state = self.lock().ok()?;
         state.mappings.iter().find_map(|mapping| {
             let offset = mapping.offset_of(address, length)?;
             Some(Span::new(Arc::clone(&mapping.memory), offset, length))
@@ -245,23 +267,33 @@ fn check_placement(length: usize, device_address: u64) -> Result<(), SpaceError>
 }
 
 /// Uses of a region in one word, so that closing and beginning a use exclude each other:
-/// bits 0-30 in flight, 31-61 exports, 63 closed.
+/// bits 0-30 in flight, 31-61 exports, 62 claimed, 63 closed.
 const IN_FLIGHT: u64 = 1;
 const EXPORT: u64 = 1 << 31;
 const COUNT_MASK: u64 = (1 << 31) - 1;
+const CLAIMED: u64 = 1 << 62;
 const CLOSED: u64 = 1 << 63;
+
+const fn in_flight_of(uses: u64) -> u32 {
+    (uses & COUNT_MASK) as u32
+}
+
+const fn exports_of(uses: u64) -> u32 {
+    (uses >> 31 & COUNT_MASK) as u32
+}
 
 #[derive(Debug)]
 struct RegionInner {
     span: Span,
     device_address: u64,
-    handle: u32,
+    name: Reserved,
     uses: AtomicU64,
     /// A device may still reach the bytes, so nobody else may ever get them.
     abandoned: AtomicBool,
     reserved: (usize, usize),
     mapping: Arc<Mapping>,
     space: Weak<Mutex<State>>,
+    owner: Owner,
 }
 
 impl RegionInner {
@@ -269,25 +301,29 @@ impl RegionInner {
         self.uses.load(Acquire) & CLOSED != 0
     }
 
+    fn check_owner(&self) -> Result<(), SpaceError> {
+        if self.owner.is_here() { Ok(()) } else { Err(SpaceError::Forked) }
+    }
+
     fn begin(&self, kind: u64) -> Result<(), SpaceError> {
+        self.check_owner()?;
         if self.uses.fetch_add(kind, AcqRel) & CLOSED != 0 {
             self.uses.fetch_sub(kind, AcqRel);
             return Err(SpaceError::Closed);
         }
         Ok(())
     }
-}
 
-impl RegionInner {
     /// Give handle and bytes back. Once only: on closing, else when the last user goes.
     fn release(&self) {
+        // In a child of fork() the locks may be held by threads that do not exist there, and
+        // memory and handle are the parent's.
+        if !self.owner.is_here() {
+            return;
+        }
         if let Some(state) = self.space.upgrade() {
             let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
-            let index = self.handle & ((1 << INDEX_BITS) - 1);
-            if let Some(slot) = state.slots.get_mut(index as usize) {
-                slot.generation = (slot.generation + 1) & ((1 << (32 - INDEX_BITS)) - 1);
-            }
-            state.free_slots.push(index);
+            state.handles.release(self.name);
             state.by_host_address.remove(&self.span.host_address());
         }
         // Only now may somebody else get the bytes: the address must not name two regions.
@@ -305,8 +341,11 @@ impl Drop for RegionInner {
     }
 }
 
-/// Bytes that the device can reach. Cloning shares it; the bytes are given out again when it is
-/// closed, or when the last clone and pin have gone.
+/// Bytes that the device can reach.
+///
+/// Cloning shares it. Its bytes are given out again when it is closed, or when the last clone and
+/// [`Pin`] have gone; never, if a pin was abandoned. It cannot be closed while it is exported or
+/// pinned, nor, like its space, be put to any use in a child of `fork()`.
 #[derive(Clone, Debug)]
 pub struct Region(Arc<RegionInner>);
 
@@ -333,17 +372,17 @@ impl Region {
 
     /// The number by which request records name it.
     pub fn handle(&self) -> u32 {
-        self.0.handle
+        self.0.name.handle
     }
 
     /// Chains or requests that the device may be using it for.
     pub fn in_flight(&self) -> u32 {
-        (self.0.uses.load(Relaxed) & COUNT_MASK) as u32
+        in_flight_of(self.0.uses.load(Relaxed))
     }
 
     /// Buffers exported from it.
     pub fn exports(&self) -> u32 {
-        (self.0.uses.load(Relaxed) >> 31 & COUNT_MASK) as u32
+        exports_of(self.0.uses.load(Relaxed))
     }
 
     /// Whether it was closed.
@@ -354,16 +393,17 @@ impl Region {
     /// Refuse all further uses and give the bytes back; fails while there are any. Closing twice
     /// is fine.
     pub fn close(&self) -> Result<(), SpaceError> {
-        match self.0.uses.compare_exchange(0, CLOSED, AcqRel, Acquire) {
+        self.0.check_owner()?;
+        let unused = |uses| (uses & !CLAIMED == 0).then_some(uses | CLOSED);
+        match self.0.uses.fetch_update(AcqRel, Acquire, unused) {
             Ok(_) => {
                 self.0.release();
                 Ok(())
             }
             Err(uses) if uses & CLOSED != 0 => Ok(()),
-            Err(uses) => Err(SpaceError::InUse {
-                exports: (uses >> 31 & COUNT_MASK) as u32,
-                in_flight: (uses & COUNT_MASK) as u32,
-            }),
+            Err(uses) => {
+                Err(SpaceError::InUse { exports: exports_of(uses), in_flight: in_flight_of(uses) })
+            }
         }
     }
 
@@ -381,6 +421,16 @@ impl Region {
     pub fn pin(&self) -> Result<Pin, SpaceError> {
         self.0.begin(IN_FLIGHT)?;
         Ok(Pin(self.clone()))
+    }
+
+    /// Pin it for a use that bears no other of its kind: as a ring, or as the slots of one.
+    /// Exports and pins stay possible.
+    pub fn claim(&self) -> Result<Claim, SpaceError> {
+        let pin = self.pin()?;
+        if self.0.uses.fetch_or(CLAIMED, AcqRel) & CLAIMED != 0 {
+            return Err(SpaceError::Claimed);
+        }
+        Ok(Claim(pin))
     }
 }
 
@@ -409,9 +459,13 @@ impl Pin {
 }
 
 impl Pin {
-    /// End the use without knowing that the device has ended its own: the bytes are never given
+    /// The use ends, and nobody knows that the device has ended its own: the bytes are never given
     /// out again. They stay mapped as long as the space does.
-    pub fn abandon(self) {
+    pub fn abandon(&self) {
+        self.abandon_bytes();
+    }
+
+    fn abandon_bytes(&self) {
         self.0.0.abandoned.store(true, Release);
     }
 }
@@ -419,6 +473,34 @@ impl Pin {
 impl Drop for Pin {
     fn drop(&mut self) {
         self.0.0.uses.fetch_sub(IN_FLIGHT, AcqRel);
+    }
+}
+
+/// The one use of a region as a ring, or as the slots of one: it counts as in flight, and a second
+/// claim fails as long as it lives.
+#[derive(Debug)]
+pub struct Claim(Pin);
+
+impl Claim {
+    /// The pin that it holds.
+    #[inline(always)]
+    pub fn pin(&self) -> &Pin {
+        &self.0
+    }
+
+    /// See [`Pin::abandon`]. Nor can the region ever be claimed again.
+    pub fn abandon(self) {
+        self.0.abandon_bytes();
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        let region = &self.0.0.0;
+        // Whoever abandoned it does not know whether the device still uses it as a ring.
+        if !region.abandoned.load(Acquire) {
+            region.uses.fetch_and(!CLAIMED, AcqRel);
+        }
     }
 }
 
@@ -456,5 +538,109 @@ impl Segment {
             return Err(OutOfBounds { offset, length, available: self.len as usize });
         }
         Ok(Self { addr: self.addr + u64::from(offset), len: length })
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    type Outcome = Result<(), SpaceError>;
+
+    fn space() -> Result<DmaSpace, SpaceError> {
+        let space = DmaSpace::new();
+        space.map(2 * PAGE, 0)?;
+        Ok(space)
+    }
+
+    #[test]
+    fn a_second_claim_is_refused_until_the_first_has_gone() -> Outcome {
+        let region = space()?.alloc(64, 64)?;
+        let claim = region.claim()?;
+        assert!(matches!(region.claim(), Err(SpaceError::Claimed)));
+        assert_eq!(region.in_flight(), 1, "a refused claim leaves nothing behind");
+        assert!(matches!(region.close(), Err(SpaceError::InUse { in_flight: 1, .. })));
+        region.begin_export()?;
+        region.end_export();
+        assert!(claim.pin().segment(0, 64).is_ok());
+        drop(claim);
+        drop(region.claim()?);
+        region.close()?;
+        assert!(matches!(region.claim(), Err(SpaceError::Closed)));
+        Ok(())
+    }
+
+    #[test]
+    fn an_abandoned_claim_stays_and_the_bytes_are_never_given_out_again() -> Outcome {
+        let space = space()?;
+        let region = space.alloc(PAGE, 64)?;
+        region.claim()?.abandon();
+        assert!(matches!(region.claim(), Err(SpaceError::Claimed)));
+        region.close()?;
+        assert_eq!(space.free_bytes(), PAGE);
+        Ok(())
+    }
+
+    #[test]
+    fn without_a_handle_left_the_bytes_are_given_back() -> Outcome {
+        let space = DmaSpace::with_handles(Handles::with_limits(1, 2));
+        space.map(2 * PAGE, 0)?;
+        let first = space.alloc(64, 64)?;
+        assert!(matches!(space.alloc(64, 64), Err(SpaceError::NoHandle)));
+        assert_eq!(space.free_bytes(), 2 * PAGE - 64);
+        first.close()?;
+        let second = space.alloc(64, 64)?;
+        assert!(matches!(space.region(first.handle()), Err(SpaceError::Closed)));
+        assert_eq!(space.region(second.handle())?.handle(), second.handle());
+        second.close()?;
+        assert!(matches!(space.alloc(64, 64), Err(SpaceError::NoHandle)), "worn out");
+        assert_eq!(space.free_bytes(), 2 * PAGE);
+        Ok(())
+    }
+
+    /// Whether `task` is true in a forked child, which a signal ends if it hangs.
+    fn in_child(task: impl FnOnce() -> bool) -> bool {
+        // SAFETY: the child runs nothing but `task`, which takes no lock of another thread but
+        // the allocator's (glibc makes that one usable), and leaves without destructors.
+        unsafe {
+            let child = libc::fork();
+            if child == 0 {
+                libc::alarm(10);
+                libc::_exit(if task() { 0 } else { 1 });
+            }
+            let mut status = 1;
+            libc::waitpid(child, &mut status, 0) == child && status == 0
+        }
+    }
+
+    #[test]
+    fn a_child_is_refused_everything_and_waits_for_no_lock_of_its_parent() -> Outcome {
+        let space = space()?;
+        let region = space.alloc(64, 64)?;
+        let mut to_drop = Some((space.alloc(64, 64)?, space.alloc(64, 64)?.pin()?));
+        let address = region.span().host_address();
+        let mapping = Arc::clone(&region.0.mapping);
+        let held = (space.lock()?, mapping.free());
+        assert!(in_child(|| {
+            let calls = [
+                space.map(PAGE, 1 << 20).err(),
+                space.alloc(64, 64).err(),
+                space.region(region.handle()).err(),
+                space.pin(region.handle()).err(),
+                space.locate(address, 64).err(),
+                region.begin_export().err(),
+                region.pin().err(),
+                region.claim().err(),
+                region.close().err(),
+            ];
+            drop(to_drop.take());
+            let refused = calls.iter().all(|error| matches!(error, Some(SpaceError::Forked)));
+            refused && space.translate(0, 1).is_none() && space.mappings().is_empty()
+        }));
+        drop(held);
+        drop(to_drop);
+        region.close()?;
+        assert_eq!(space.free_bytes(), 2 * PAGE);
+        Ok(())
     }
 }
