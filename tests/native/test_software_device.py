@@ -71,7 +71,7 @@ def rig() -> Iterator[Rig]:
         ({}, "give capacity_sectors or path"),
         ({"capacity_sectors": 8, "path": "/dev/null"}, "leave one of them out"),
         ({"capacity_sectors": -1}, "capacity_sectors is -1"),
-        ({"capacity_sectors": 1 << 60}, "more than 2.64 bytes"),
+        ({"capacity_sectors": (1 << 54) + 1}, "more than 2.63 bytes"),
         ({"capacity_sectors": 1 << 200}, "out of range"),
         ({"capacity_sectors": 9, "block_size": 4096}, "whole blocks of 4096"),
         ({"capacity_sectors": 8, "block_size": 1000}, "block_size is 1000"),
@@ -109,6 +109,8 @@ def test_the_documented_faults_are_those_that_there_are(rig: Rig) -> None:
             rig.device.inject(name, count=0)
     with pytest.raises(ValueError, match="count is -1"):
         rig.device.inject("silence", count=-1)
+    with pytest.raises(ValueError, match="count is 9223372036854775808, but .* at most 65536"):
+        rig.device.inject("spurious_interrupt", count=2**63)
 
 
 def test_serve_is_for_devices_without_a_thread(rig: Rig) -> None:

@@ -13,11 +13,14 @@ use crate::counters::Counters;
 use crate::engine::{Engine, Wires};
 use crate::error::DeviceError;
 use crate::faults::{Fault, Moment};
-use crate::options::DeviceOptions;
+use crate::options::{CAPACITY_SECTORS_MAX, DeviceOptions};
 use crate::registers::status::{DRIVER_OK, FEATURES_OK};
 use crate::registers::{QueueSetup, Registers, StatusChange, feature};
 use crate::ring::RingFeatures;
 use crate::service::{Service, lock, start_thread};
+
+/// Spurious interrupts of one call.
+const SPURIOUS_MAX: u64 = 1 << 16;
 
 /// A virtio-blk device. Dropping it stops its thread.
 pub struct Device {
@@ -316,7 +319,8 @@ impl Device {
     }
 
     /// Do something wrong at the next `count` occasions, after letting `after` of them pass. See
-    /// [`Fault`] for the occasions and for what `value` means.
+    /// [`Fault`] for the occasions and for what `value` means. What strikes at once strikes during
+    /// the call, so spurious interrupts have a limit.
     pub fn inject(
         &self,
         fault: Fault,
@@ -331,6 +335,12 @@ impl Device {
                 // When this returns, no queue is touched any more.
                 let _engine = self.service.visit();
                 self.service.demand_reset("a fault was injected".into());
+            }
+            Fault::SpuriousInterrupt if count > SPURIOUS_MAX => {
+                return Err(DeviceError::Invalid(format!(
+                    "count is {count}, but spurious interrupts are sent at once, at most \
+                     {SPURIOUS_MAX} a call"
+                )));
             }
             Fault::SpuriousInterrupt => {
                 let index = usize::try_from(value).unwrap_or(usize::MAX);
@@ -366,9 +376,11 @@ impl Device {
     /// hides its end and cuts nothing off.
     pub fn resize(&self, capacity_sectors: u64) -> Result<(), DeviceError> {
         self.check()?;
-        let bytes = capacity_sectors.checked_mul(SECTOR_BYTES).ok_or_else(|| {
-            DeviceError::Invalid(format!("{capacity_sectors} sectors are more than 2^64 bytes"))
-        })?;
+        if capacity_sectors > CAPACITY_SECTORS_MAX {
+            let why = format!("capacity_sectors is {capacity_sectors}, more than 2^63 bytes");
+            return Err(DeviceError::Invalid(why));
+        }
+        let bytes = capacity_sectors * SECTOR_BYTES;
         let mut engine = self.service.visit();
         engine.disk.storage.resize(bytes)?;
         let driven = {

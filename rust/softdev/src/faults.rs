@@ -115,7 +115,8 @@ struct Armed {
 /// The faults that are armed.
 #[derive(Debug, Default)]
 pub(crate) struct Faults {
-    /// Whether there are any: spares the lock where every request passes.
+    /// Whether there are any: spares the lock where every request passes. Changed under the lock
+    /// only, else one change could hide another.
     any: AtomicBool,
     armed: Mutex<Vec<Armed>>,
 }
@@ -128,7 +129,8 @@ impl Faults {
     /// Let `fault` strike at the next `count` of its moments, after `after` of them have passed.
     pub(crate) fn arm(&self, fault: Fault, count: u64, after: u64, value: u64) {
         if count > 0 {
-            self.lock().push(Armed { strike: Strike { fault, value }, after, count });
+            let mut armed = self.lock();
+            armed.push(Armed { strike: Strike { fault, value }, after, count });
             self.any.store(true, Relaxed);
         }
     }
@@ -156,13 +158,16 @@ impl Faults {
 
     /// Disarm all.
     pub(crate) fn clear(&self) {
-        self.lock().clear();
+        let mut armed = self.lock();
+        armed.clear();
         self.any.store(false, Relaxed);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
     use super::{Fault, Faults, Moment};
 
     #[test]
@@ -198,5 +203,25 @@ mod tests {
         let struck: Vec<_> =
             (0..3).map(|_| faults.strike(Moment::Completion).map(|s| s.fault)).collect();
         assert_eq!(struck, [Some(Fault::IdTwice), Some(Fault::Silence), None]);
+    }
+
+    #[test]
+    fn whoever_holds_the_lock_finds_faults_if_and_only_if_they_are_looked_for() {
+        let (faults, ended) = (Faults::default(), AtomicBool::new(false));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for _ in 0..200_000 {
+                    faults.arm(Fault::Silence, 1, 0, 0);
+                    faults.clear();
+                }
+                ended.store(true, Relaxed);
+            });
+            let mut wrong = 0;
+            while !ended.load(Relaxed) {
+                let armed = faults.lock();
+                wrong += usize::from(faults.any.load(Relaxed) == armed.is_empty());
+            }
+            assert_eq!(wrong, 0);
+        });
     }
 }

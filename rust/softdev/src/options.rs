@@ -11,6 +11,9 @@ use crate::storage::{FileStorage, MemoryStorage, Storage, WriteCache};
 /// Segments of one discard or write-zeroes request.
 const SEGMENTS_MAX: u32 = 16;
 
+/// 2^63 bytes, more than a file can have: offsets on a disk and the sum of two of them fit 64 bits.
+pub(crate) const CAPACITY_SECTORS_MAX: u64 = (1 << 63) / SECTOR_BYTES;
+
 /// Most queues of one device.
 const QUEUES_MAX: u16 = 256;
 
@@ -84,10 +87,8 @@ impl DeviceOptions {
             Self { path: None, capacity_sectors: 0, .. } => {
                 "the disk would be empty: give capacity_sectors or path".into()
             }
-            Self { capacity_sectors, .. }
-                if capacity_sectors.checked_mul(SECTOR_BYTES).is_none() =>
-            {
-                format!("capacity_sectors is {capacity_sectors}, more than 2^64 bytes")
+            Self { capacity_sectors, .. } if *capacity_sectors > CAPACITY_SECTORS_MAX => {
+                format!("capacity_sectors is {capacity_sectors}, more than 2^63 bytes")
             }
             Self { queue_count, .. } if !(1..=QUEUES_MAX).contains(queue_count) => {
                 format!("queue_count is {queue_count}, not 1 to {QUEUES_MAX}")

@@ -96,8 +96,10 @@ impl Storage for MemoryStorage {
             whole.clone().for_each(|chunk| drop(self.chunks.remove(&chunk)));
         }
         for edge in [offset / CHUNK_BYTES, end / CHUNK_BYTES] {
-            let from = offset.max(edge * CHUNK_BYTES) - edge * CHUNK_BYTES;
-            let to = end.min((edge + 1) * CHUNK_BYTES).saturating_sub(edge * CHUNK_BYTES);
+            // Relative to the chunk: where the last one of all ends is no 64-bit number.
+            let start = edge * CHUNK_BYTES;
+            let from = offset.saturating_sub(start);
+            let to = end.saturating_sub(start).min(CHUNK_BYTES);
             let bytes = self.chunks.get_mut(&edge);
             if let Some(piece) = bytes.and_then(|b| b.get_mut(from as usize..to as usize)) {
                 piece.fill(0);
@@ -156,6 +158,18 @@ mod tests {
         let (start, end) = (CHUNK_BYTES as usize - 512, 3 * CHUNK_BYTES as usize - 512);
         assert!(back[start..end].iter().all(|&byte| byte == 0));
         assert!(back[..start].iter().chain(&back[end..]).all(|&byte| byte == 9));
+        Ok(())
+    }
+
+    #[test]
+    fn the_end_of_the_largest_disk_can_be_zeroed() -> io::Result<()> {
+        let end = u64::MAX / 512 * 512;
+        let mut disk = MemoryStorage::new(end);
+        write_from(&mut disk, end - 1024, &[3; 1024], Durability::Cached)?;
+        disk.zero(end - 512, 512, Durability::Cached)?;
+        let mut back = [1; 1024];
+        read_into(&mut disk, end - 1024, &mut back)?;
+        assert_eq!((&back[..512], &back[512..]), (&[3; 512][..], &[0; 512][..]));
         Ok(())
     }
 

@@ -90,6 +90,11 @@ impl WriteCache {
         numbers.into_iter().try_for_each(|number| self.write_back(number, Durability::Cached))
     }
 
+    /// Whether a change goes to what is below at once: it has to, or it would fill the cache alone.
+    fn bypasses(length: u64, durability: Durability) -> bool {
+        durability == Durability::Stable || length / PAGE_BYTES > PAGES_MAX as u64 / 2
+    }
+
     fn make_room(&mut self, length: u64) -> io::Result<()> {
         let more = (length / PAGE_BYTES) as usize + 2;
         if self.waiting.len().saturating_add(more) > PAGES_MAX {
@@ -128,7 +133,7 @@ impl Storage for WriteCache {
         durability: Durability,
         source: &mut Source<'_>,
     ) -> io::Result<()> {
-        if durability == Durability::Stable {
+        if Self::bypasses(length as u64, durability) {
             self.write_back_range(offset, length as u64)?;
             return self.base.write(offset, length, durability, source);
         }
@@ -142,8 +147,7 @@ impl Storage for WriteCache {
     }
 
     fn zero(&mut self, offset: u64, length: u64, durability: Durability) -> io::Result<()> {
-        let too_many = length / PAGE_BYTES > PAGES_MAX as u64 / 2;
-        if durability == Durability::Stable || too_many {
+        if Self::bypasses(length, durability) {
             self.write_back_range(offset, length)?;
             return self.base.zero(offset, length, durability);
         }
@@ -255,6 +259,20 @@ mod tests {
         assert_eq!(sector(&mut cache, 25)?, [6; 512]);
         cache.power_loss();
         assert_eq!(sector(&mut cache, 1)?, [6; 512]);
+        Ok(())
+    }
+
+    #[test]
+    fn a_request_larger_than_the_cache_does_not_fill_it() -> io::Result<()> {
+        let mut cache = WriteCache::new(Box::new(MemoryStorage::new(1 << 30)));
+        let length = (PAGES_MAX + 1) * PAGE_BYTES as usize;
+        write_from(&mut cache, 0, &[1; 512], Durability::Cached)?;
+        cache.write(0, length, Durability::Cached, &mut |piece| {
+            piece[..1].fill(9);
+            Ok(())
+        })?;
+        assert!(cache.waiting.is_empty());
+        assert_eq!(sector(&mut cache, 0)?[0], 9);
         Ok(())
     }
 

@@ -26,7 +26,7 @@ pub const PENDING: u8 = 0xEE;
 pub const BASE: u64 = 1 << 32;
 const MEMORY_BYTES: usize = 4 << 20;
 const AVAILABLE: u64 = 0x4000;
-const USED: u64 = 0x8000;
+pub const USED: u64 = 0x8000;
 /// Where tests put headers, data and tables: offsets from here on are free.
 pub const FREE: u64 = 0x2_0000;
 

@@ -188,6 +188,16 @@ fn no_interrupt_and_spurious_interrupt() {
 }
 
 #[test]
+fn more_spurious_interrupts_than_a_call_should_take_are_refused() {
+    let driver = Driver::new(options(), FEATURES, 8);
+    let refused = driver.device.inject(Fault::SpuriousInterrupt, 1 << 63, 0, 0).unwrap_err();
+    assert!(refused.to_string().contains("count is 9223372036854775808"), "{refused}");
+    assert_eq!((driver.interrupts(), driver.counters().interrupts), (0, 0));
+    // What waits for its occasion takes any count.
+    driver.device.inject(Fault::Silence, 1 << 63, 0, 0).unwrap();
+}
+
+#[test]
 fn drop_config_write() {
     let driver = driver_with(Fault::DropConfigWrite, 0);
     driver.device.write_config(0x20, &[0]).unwrap();

@@ -38,15 +38,28 @@ fn nothing_is_served_before_driver_ok() {
 #[test]
 fn a_reset_stops_the_device_in_mid_work_and_it_works_again() {
     let mut driver = Driver::new(threaded(), FEATURES, 128);
-    for _ in 0..50 {
+    for round in 0..50 {
         offer_writes(&mut driver);
+        if round % 2 == 0 {
+            // Half of them are used, and the device is at the others.
+            until("begun", || driver.used_index() > 0);
+        }
         driver.device.write_status(0).unwrap();
         assert_eq!(driver.device.read_status().unwrap(), 0);
-        // Nothing is touched any more: a wiped ring stays wiped.
-        driver.write(0, &vec![0xCC; FREE as usize]);
-        driver.kick();
-        std::thread::yield_now();
-        assert_eq!(driver.used_index(), 0xCCCC);
+        // Wipe what the device writes and leave what it reads, so that it could go on.
+        let mut memory = driver.read(0, FREE as usize + 0x2_0000);
+        memory[USED as usize..][..6 + 8 * 128].fill(0xCC);
+        memory[FREE as usize + 0x100] = PENDING;
+        driver.write(0, &memory);
+        // The thread goes on after the first kick before it can hear the second.
+        for _ in 0..2 {
+            let kicks = driver.counters().kicks;
+            driver.kick();
+            until("heard", || driver.counters().kicks > kicks);
+        }
+        assert!(driver.read(0, memory.len()) == memory, "touched after the reset");
+        assert_eq!(driver.device.read_status().unwrap(), 0);
+        assert_eq!(driver.device.violation().unwrap(), None);
         driver.start(FEATURES);
     }
     offer_writes(&mut driver);
