@@ -7,6 +7,9 @@ from typing import NamedTuple
 
 VIOBLK = [sys.executable, "-m", "vioblk"]
 
+HEED_CTRL_C = ["env", "--default-signal=INT"]
+"""In front: whoever runs the tests in the background of a script has SIGINT ignored."""
+
 
 class Outcome(NamedTuple):
     """How a command ended."""

@@ -12,6 +12,7 @@ from typing import Self
 import pytest
 
 from tests.cli.command import VIOBLK, fails, succeeds
+from tests.cli.software import software
 from tests.interop.storage_daemon import StorageDaemon, raw_export
 from vioblk.cli.app import run
 from vioblk.cli.copy import PIECE_BYTES, Advance, compare, copy_all, two_buffers
@@ -24,7 +25,6 @@ from vioblk.cli.endpoints import (
     open_target,
     refuse_same,
 )
-from vioblk.transport.software import SoftwareTransport
 
 
 @pytest.mark.parametrize("verify", [False, True], ids=["plain", "verify"])
@@ -274,17 +274,11 @@ def test_many_requests_are_in_flight_and_one_flush_follows(tmp_path: Path) -> No
         assert isinstance(target, DiskEndpoint)
         with two_buffers(source, source.size_bytes) as buffers:
             copy_all(reader, source, target, buffers, ignore)
-        seen, written = (counters(side) for side in (source, target))
+        seen, written = (software(side.disk).counters() for side in (source, target))
         assert seen["most_outstanding"] == PIECE_BYTES // source.disk.limits.request_bytes == 16
         assert seen["batches"] <= 3
         assert written["flushes"] == 1
         assert written["bytes_written"] == 40 << 20
-
-
-def counters(side: DiskEndpoint) -> dict[str, int]:
-    transport = side.disk.device.transport
-    assert isinstance(transport, SoftwareTransport)
-    return transport.device.counters()
 
 
 def test_the_progress_bar_is_for_terminals_only(image: Path, tmp_path: Path) -> None:

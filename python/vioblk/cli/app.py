@@ -1,6 +1,7 @@
 """The commands under one name, and how their errors end."""
 
 import os
+import re
 import sys
 from collections.abc import Sequence
 from typing import Final
@@ -16,6 +17,9 @@ INTERRUPTED: Final = 130
 """128 and the number of SIGINT, as shells expect."""
 
 TRACEBACK_VARIABLE: Final = "VIOBLK_TRACEBACK"
+
+_NEGATIVE_NUMBER: Final = re.compile(r"-[0-9]")
+"""What looks like an option, as far as it is recognised."""
 
 app = typer.Typer(
     name="vioblk",
@@ -33,7 +37,8 @@ def run(arguments: Sequence[str]) -> int:
     try:
         # None, or the status of a command that ended early.
         status = app(list(arguments) or ["--help"], prog_name="vioblk", standalone_mode=False)
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
@@ -43,7 +48,9 @@ def run(arguments: Sequence[str]) -> int:
     except Exception as error:
         if os.environ.get(TRACEBACK_VARIABLE):
             raise
-        print(f"vioblk: {_one_line(error)}", file=sys.stderr)
+        # Without a standard error, print would take standard output.
+        if sys.stderr is not None:
+            print(f"vioblk: {_one_line(error)}", file=sys.stderr)
         return 1
     return int(status or 0)
 
@@ -51,6 +58,8 @@ def run(arguments: Sequence[str]) -> int:
 def _one_line(error: Exception) -> str:
     if isinstance(error, typer.TyperException):
         text = error.format_message()
+        if _NEGATIVE_NUMBER.match(getattr(error, "option_name", "")):
+            text += "; an offset or a length cannot be negative"
     elif isinstance(error, OSError) and error.strerror:
         # Without the "[Errno 5]" in front.
         text = error.strerror + (f": {error.filename}" if error.filename else "")
@@ -58,5 +67,5 @@ def _one_line(error: Exception) -> str:
         text = str(error)
     if isinstance(error, (LookupError, TypeError, AttributeError, AssertionError)) or not text:
         text = f"{type(error).__name__}: {text} ({TRACEBACK_VARIABLE}=1 shows where)"
-    # Notes say which device it was.
-    return " ".join(": ".join([*getattr(error, "__notes__", ()), text]).split())
+    # Notes say which device it was, or what became of the rest.
+    return " ".join("; ".join([text, *getattr(error, "__notes__", ())]).split())

@@ -5,6 +5,16 @@ from typing import Annotated, TypeAlias
 import typer
 
 from vioblk.address import parse_size
+from vioblk.errors import AddressError
+
+
+def size(text: str) -> int:
+    """`parse_size`, whose error is shown as it is."""
+    try:
+        return parse_size(text)
+    except AddressError as error:
+        raise typer.BadParameter(str(error)) from error
+
 
 Address: TypeAlias = Annotated[
     str,
@@ -20,7 +30,7 @@ Offset: TypeAlias = Annotated[
     int,
     typer.Argument(
         metavar="OFFSET",
-        parser=parse_size,
+        parser=size,
         help="Where to start, in bytes: 0, 4096, 4K, 1M, 2G.",
         show_default=False,
     ),
@@ -30,7 +40,7 @@ Length: TypeAlias = Annotated[
     int,
     typer.Argument(
         metavar="LENGTH",
-        parser=parse_size,
+        parser=size,
         help="How many bytes: 512, 4K, 1M, 2G.",
         show_default=False,
     ),

@@ -1,13 +1,35 @@
-"""Standard output for tables."""
+"""The standard streams. A shell can have closed them (`>&-`), and Python has None then."""
 
 import sys
+from typing import BinaryIO
 
 from rich.console import Console
+
+from vioblk.errors import VioblkError
 
 WIDTH_ELSEWHERE = 200
 """Columns where there is no terminal: nothing is wrapped that somebody might search for."""
 
 
+class StreamClosedError(VioblkError, OSError):
+    """There is nowhere to read from or to write to."""
+
+
 def output() -> Console:
-    """As wide as the terminal, if it is one."""
+    """Standard output for tables: as wide as the terminal, if it is one."""
+    standard_output()
     return Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH_ELSEWHERE)
+
+
+def standard_output() -> BinaryIO:
+    """Standard output for bytes. Raises StreamClosedError."""
+    if sys.stdout is None:
+        raise StreamClosedError("standard output is closed")
+    return sys.stdout.buffer
+
+
+def standard_input() -> int:
+    """The descriptor of standard input. Raises StreamClosedError."""
+    if sys.stdin is None:
+        raise StreamClosedError("standard input is closed")
+    return sys.stdin.fileno()

@@ -23,13 +23,13 @@ def info(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Show what a disk is, and what became of each feature that it offers."""
+    console = output()
     with vioblk.open(address) as disk:
         found = disk.info
     if as_json:
         json.dump(found.as_dict(), sys.stdout, indent=2)
         print()
         return
-    console = output()
     console.print(properties_table(found))
     console.print(features_table(found))
 

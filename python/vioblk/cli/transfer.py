@@ -1,16 +1,19 @@
 """`vioblk read`, `write`, `zero` and `discard`: one range of one disk."""
 
 import os
-import sys
+import stat
+from contextlib import suppress
 from typing import Annotated, Final
 
 import typer
 
 import vioblk
-from vioblk.block.check import check_range
+from vioblk.block.check import check_range, check_writable
+from vioblk.block.disk import BlockDevice
 from vioblk.block.request import SECTOR_BYTES
 from vioblk.cli.arguments import Address, Length, Offset
-from vioblk.errors import UnalignedError, ZeroLengthError
+from vioblk.cli.console import standard_input, standard_output
+from vioblk.errors import RequestTimeoutError, UnalignedError, VioblkError, ZeroLengthError
 
 PIECE_BYTES: Final = 4 << 20
 """Read or written at a time, in requests that run side by side."""
@@ -18,6 +21,7 @@ PIECE_BYTES: Final = 4 << 20
 
 def read(address: Address, offset: Offset, length: Length) -> None:
     """Write a range of a disk to standard output, as it is."""
+    target = standard_output()
     with vioblk.open(address) as disk:
         # The whole range, so that nothing is printed of one that ends in an error.
         check_range("read", offset, length, disk.capacity_bytes)
@@ -25,8 +29,8 @@ def read(address: Address, offset: Offset, length: Length) -> None:
             for start in range(offset, offset + length, len(buffer)):
                 with buffer[: offset + length - start] as piece:
                     disk.readinto(start, piece)
-                    sys.stdout.buffer.write(piece)
-        sys.stdout.buffer.flush()
+                    target.write(piece)
+        target.flush()
 
 
 def write(address: Address, offset: Offset) -> None:
@@ -34,14 +38,20 @@ def write(address: Address, offset: Offset) -> None:
 
     The input must be a multiple of 512 bytes long.
     """
+    source = standard_input()
     with vioblk.open(address) as disk:
+        _refuse_early(disk, offset, source)
         done_bytes = 0
         with memoryview(disk.alloc(PIECE_BYTES)) as buffer:
-            while count := _fill_from_stdin(buffer):
-                _check_input(count, done_bytes)
-                with buffer[:count] as piece:
-                    disk.write(offset + done_bytes, piece)
-                done_bytes += count
+            try:
+                while count := _fill(source, buffer):
+                    _check_aligned(done_bytes + count)
+                    with buffer[:count] as piece:
+                        disk.write(offset + done_bytes, piece)
+                    done_bytes += count
+            except (VioblkError, OSError) as error:
+                error.add_note(_keep_written(disk, done_bytes, error))
+                raise
         if done_bytes == 0:
             raise ZeroLengthError("there is nothing to write: standard input is empty")
         disk.flush()
@@ -71,22 +81,47 @@ def discard(address: Address, offset: Offset, length: Length) -> None:
         disk.flush()
 
 
-def _fill_from_stdin(buffer: memoryview) -> int:
+def _refuse_early(disk: BlockDevice, offset: int, source: int) -> None:
+    """Raise, before anything is written, what can be known by then."""
+    check_writable("write", read_only=disk.read_only)
+    found = os.fstat(source)
+    # In /proc, files of length 0 are not empty.
+    if stat.S_ISREG(found.st_mode) and found.st_size:
+        left_bytes = found.st_size - os.lseek(source, 0, os.SEEK_CUR)
+        _check_aligned(left_bytes)
+        if left_bytes > 0:
+            check_range("write", offset, left_bytes, disk.capacity_bytes)
+    check_range("write", offset, SECTOR_BYTES, disk.capacity_bytes)
+
+
+def _keep_written(disk: BlockDevice, done_bytes: int, error: Exception) -> str:
+    """Make what was written durable, if the device still answers; what to tell the user."""
+    # What the device failed may be written in part; what was refused before is not at all.
+    failed = isinstance(error, VioblkError) and isinstance(error, OSError)
+    told = f"{done_bytes} bytes {'are known to be' if failed else 'were'} written"
+    # One wait for a device that is silent is enough.
+    if done_bytes and not isinstance(error, RequestTimeoutError):
+        with suppress(VioblkError, OSError):
+            disk.flush()
+            return f"{told}, and flushed"
+    return f"{told}, but not flushed" if done_bytes else told
+
+
+def _fill(source: int, buffer: memoryview) -> int:
     """Read until the buffer is full or the input ends; the bytes read."""
     count = 0
     while count < len(buffer):
         with buffer[count:] as rest:
-            got = os.readv(sys.stdin.fileno(), [rest])
+            got = os.readv(source, [rest])
         if got == 0:
             break
         count += got
     return count
 
 
-def _check_input(count: int, done_bytes: int) -> None:
-    # Only the last piece is shorter than the buffer, so only it can be unaligned.
-    if count % SECTOR_BYTES:
+def _check_aligned(length_bytes: int) -> None:
+    # Only the last piece is shorter than the buffer, so only at the end can this be.
+    if length_bytes % SECTOR_BYTES:
         raise UnalignedError(
-            f"standard input is {done_bytes + count} bytes long, which is no multiple of "
-            f"{SECTOR_BYTES}; its first {done_bytes} bytes were written"
+            f"standard input is {length_bytes} bytes long, which is no multiple of {SECTOR_BYTES}"
         )
