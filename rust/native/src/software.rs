@@ -283,6 +283,17 @@ impl SoftwareDevice {
     }
 }
 
+impl Drop for SoftwareDevice {
+    /// Close before the device drops itself, which would join its thread and write a file back
+    /// with the GIL held. Whoever wants to know of errors calls `close`.
+    fn drop(&mut self) {
+        // None only where the interpreter is going away; then nobody waits for the GIL.
+        let _ = Python::try_attach(|py| {
+            let _ = py.detach(|| self.device.close());
+        });
+    }
+}
+
 /// Take an argument that was given; what was not keeps its default.
 fn set<T>(field: &mut T, name: &str, given: Option<&Bound<'_, PyAny>>) -> PyResult<()>
 where
