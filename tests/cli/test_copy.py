@@ -138,12 +138,14 @@ def test_a_read_only_target_is_not_touched(image: Path, empty_image: Path) -> No
 
 
 def test_a_file_must_be_whole_sectors_long(tmp_path: Path, empty_image: Path) -> None:
-    source = tmp_path / "odd"
-    source.write_bytes(b"x" * 1000)
-    line = fails("copy", source, f"file:{empty_image}")
-    assert "1000 bytes" in line
-    assert "truncate --size=%512" in line
+    odd = tmp_path / "odd"
+    odd.write_bytes(b"x" * 1000)
+    for names in ((odd, f"file:{empty_image}"), (f"file:{odd}", tmp_path / "target")):
+        line = fails("copy", *names)
+        assert "1000 bytes" in line
+        assert "truncate --size=%512" in line
     assert not any(empty_image.read_bytes())
+    assert not (tmp_path / "target").exists()
 
 
 def test_a_source_that_is_not_there_leaves_no_target_behind(tmp_path: Path) -> None:

@@ -87,6 +87,14 @@ def test_a_size_that_no_disk_has_is_refused(reach: Reach, target: str) -> None:
         reach(f"mem:{target}")
 
 
+def test_a_file_whose_end_no_sector_holds_is_refused(reach: Reach, tmp_path: Path) -> None:
+    odd = tmp_path / "odd.img"
+    odd.write_bytes(b"x" * 1000)
+    with pytest.raises(AddressError, match="1000 bytes long, .* its last 488 bytes"):
+        reach(f"file:{odd}")
+    assert odd.read_bytes() == b"x" * 1000
+
+
 def test_a_file_that_is_not_there_is_named(reach: Reach, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"none\.img"):
         reach(f"file:{tmp_path}/none.img")

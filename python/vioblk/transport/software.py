@@ -3,7 +3,9 @@
 It parses rings with code of its own, on its own thread, and counts what it sees.
 """
 
+import stat
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Final
 
 from vioblk._native import DmaSpace, SoftwareDevice
@@ -179,6 +181,7 @@ _DEVICE_NAMES: Final = {"queues": "queue_count", "queue_size": "queue_size_max"}
 
 def _storage(address: Address) -> dict[str, object]:
     if address.scheme == "file":
+        _refuse_odd_length(address)
         return {"path": address.target}
     size_bytes = parse_size(address.target)
     if size_bytes == 0 or size_bytes % SECTOR_BYTES:
@@ -186,6 +189,21 @@ def _storage(address: Address) -> dict[str, object]:
             f"{address.text}: a disk has a multiple of {SECTOR_BYTES} bytes, not {size_bytes}"
         )
     return {"capacity_sectors": size_bytes // SECTOR_BYTES}
+
+
+def _refuse_odd_length(address: Address) -> None:
+    """A file's last bytes, fewer than a sector, would belong to no disk."""
+    try:
+        found = Path(address.target).stat()
+    except OSError:
+        return  # the device says why when it opens it
+    odd_bytes = found.st_size % SECTOR_BYTES
+    if stat.S_ISREG(found.st_mode) and odd_bytes:
+        raise AddressError(
+            f"{address.text}: the file is {found.st_size} bytes long, which is no multiple of "
+            f"{SECTOR_BYTES}, so its last {odd_bytes} bytes would be left out; pad it first: "
+            f"truncate --size=%{SECTOR_BYTES}"
+        )
 
 
 def _usual_features(options: Mapping[str, object], cache: object) -> frozenset[int]:
