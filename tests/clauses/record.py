@@ -5,6 +5,7 @@ A directory with `run.json`, written here, and one `*.jsonl` file per test runne
 
 import hashlib
 import json
+import os
 import subprocess
 from pathlib import Path
 from typing import NamedTuple
@@ -30,7 +31,7 @@ class Result(NamedTuple):
 
 
 def tree_identity(root: Path = ROOT) -> str:
-    """The commit, and a digest of what differs from it in files that git knows."""
+    """The commit, and a digest of what differs from it, new files that are not ignored included."""
 
     def git(*command: str) -> bytes:
         # Whoever runs the tests may not own the tree (root in a clone made by somebody else).
@@ -40,11 +41,24 @@ def tree_identity(root: Path = ROOT) -> str:
     try:
         commit = git("rev-parse", "HEAD").decode().strip()
         difference = git("diff", "--binary", "HEAD")
+        new_files = git("ls-files", "--others", "--exclude-standard", "-z")
     except (OSError, subprocess.CalledProcessError) as error:
         raise RecordError(f"cannot tell the commit of {root}: {error}") from error
-    if not difference:
+    if not difference and not new_files:
         return commit
-    return f"{commit} with changes {hashlib.sha256(difference).hexdigest()[:12]}"
+    digest = hashlib.sha256(difference)
+    for name in filter(None, new_files.split(b"\0")):
+        digest.update(b"\0" + name + b"\0" + _content_hash(root / os.fsdecode(name)))
+    return f"{commit} with changes {digest.hexdigest()[:12]}"
+
+
+def _content_hash(path: Path) -> bytes:
+    """Of a new file, which may be gone again by now."""
+    try:
+        content = os.fsencode(path.readlink()) if path.is_symlink() else path.read_bytes()
+    except OSError as error:
+        content = str(error.errno).encode()
+    return hashlib.sha256(content).digest()
 
 
 def start_record(directory: Path, identity: str) -> None:

@@ -83,16 +83,16 @@ def test_a_torn_line_is_refused(tmp_path: Path) -> None:
         load_record(tmp_path, "abc")
 
 
-def test_the_identity_of_a_tree_tells_changes_from_the_commit(tmp_path: Path) -> None:
-    def git(*command: str) -> None:
-        author = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
-        subprocess.run(["git", "-C", str(tmp_path), *author, *command], check=True)
+def commit_all(root: Path) -> None:
+    author = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
+    for command in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "one"]):
+        subprocess.run(["git", "-C", str(root), *author, *command], check=True)
 
-    git("init", "-q")
+
+def test_the_identity_of_a_tree_tells_changes_from_the_commit(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("one")
-    git("add", "file")
-    git("commit", "-q", "-m", "one")
+    commit_all(tmp_path)
     clean = tree_identity(tmp_path)
     file.write_text("two")
     changed = tree_identity(tmp_path)
@@ -102,6 +102,27 @@ def test_the_identity_of_a_tree_tells_changes_from_the_commit(tmp_path: Path) ->
     assert len(clean) == 40
     assert changed.startswith(clean)
     assert len({clean, changed, changed_again}) == 3
+    assert tree_identity(tmp_path) == clean
+
+
+def test_a_test_that_is_not_committed_changes_the_identity(tmp_path: Path) -> None:
+    (tmp_path / ".gitignore").write_text("*.log\n")
+    commit_all(tmp_path)
+    clean = tree_identity(tmp_path)
+    (tmp_path / "run.log").write_text("one")
+    assert tree_identity(tmp_path) == clean, "what is ignored does not count"
+    new = tmp_path / "test new\n.py"
+    seen = [clean]
+    for content in ("def test_one(): ...", "def test_two(): ..."):
+        new.write_text(content)
+        seen.append(tree_identity(tmp_path))
+    new.rename(tmp_path / "test_other.py")
+    seen.append(tree_identity(tmp_path))
+    (tmp_path / "link").symlink_to("nowhere")
+    seen.append(tree_identity(tmp_path))
+    assert len(set(seen)) == 5
+    (tmp_path / "link").unlink()
+    (tmp_path / "test_other.py").unlink()
     assert tree_identity(tmp_path) == clean
 
 
