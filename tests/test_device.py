@@ -547,7 +547,6 @@ def test_closing_drains_then_resets_then_reclaims_then_lets_go(
         "close",
         "abort",
         "reclaim",
-        "abort",
         "stopped",
     ]
     assert device.state is DeviceState.CLOSED

@@ -1,6 +1,7 @@
 """Types of the Rust core. Python decides, Rust moves: nothing here knows a policy."""
 
 from collections.abc import Sequence
+from types import TracebackType
 from typing import Final, Self, final
 
 from typing_extensions import Buffer
@@ -9,6 +10,47 @@ from vioblk.ring import Chain, Completion
 
 BUILD_PROFILE: Final[str]
 """`release` or `debug`; benchmarks refuse a debug build."""
+
+@final
+class Gate:
+    """Counts the calls that use a disk, and stops new ones: `with gate: ...`. Thread-safe.
+
+    A shut gate lets nobody in, and those inside go on. A new one is shut. In a forked child the
+    calls raise ForkedError. An exception that a signal handler raises leaves the count right.
+    """
+
+    def __new__(cls) -> Self: ...
+    def __enter__(self) -> None:
+        """Raises StateError with the refusal while the gate is shut."""
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+        /,
+    ) -> None: ...
+    @property
+    def inside(self) -> int:
+        """Calls that are inside now."""
+    @property
+    def entries(self) -> int:
+        """Calls that have ever been let in."""
+    @property
+    def refusal(self) -> str | None:
+        """Why nobody is let in; None while the gate is open."""
+    def check(self) -> None:
+        """Raise as entering does, for a call that need not be waited for."""
+    def check_process(self) -> None:
+        """Raise ForkedError in any process but the one that made the gate."""
+    def open(self) -> None:
+        """Let calls in."""
+    def shut(self, refusal: str) -> None:
+        """Let no more calls in: they raise StateError(refusal)."""
+    def shut_if_unused_since(self, entries: int, refusal: str) -> bool:
+        """Shut the gate if nobody is inside and nobody was let in since `entries` was read;
+        whether it did."""
+    def wait_empty(self, timeout_s: float) -> bool:
+        """Wait until nobody is inside; False after `timeout_s`. Signal handlers run meanwhile."""
 
 @final
 class Mapping:
@@ -215,6 +257,8 @@ class BlockQueue:
     @property
     def broken(self) -> str | None: ...
     @property
+    def clamped_count(self) -> int: ...
+    @property
     def kick_count(self) -> int: ...
     @property
     def limits(self) -> BlockLimits: ...
@@ -306,7 +350,8 @@ class SoftwareDevice:
         At a register access: refuse_features (FEATURES_OK does not stick), reset_never_ends
         (until `clear_faults`), config_flicker (after a read, generation and capacity change, by
         value sectors), drop_config_write.
-        At once: needs_reset (DEVICE_NEEDS_RESET is set), spurious_interrupt (of queue value).
+        At once: needs_reset (DEVICE_NEEDS_RESET is set), spurious_interrupt (of queue value; at
+        most 65536).
 
         Raises ValueError for any other name.
         """

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from threading import ExceptHookArgs, RLock, current_thread, excepthook, get_ident
 from typing import Any, Final
+from weakref import WeakMethod
 
 from vioblk._native import Region, split_layout
 from vioblk.config_space import ConfigField, read_snapshot, write_field
@@ -214,7 +215,7 @@ class VirtioDevice:
         if not self._listening:
             # Once only: to replace the callback is to wait for it, and it may wait for our lock.
             self._listening = True
-            self.transport.on_config_change(self._on_config_change)
+            self.transport.on_config_change(_weakly(self._on_config_change))
         self._advance(Status.DRIVER_OK, DeviceState.LIVE)
         for handle in self._queues.values():
             handle.bring_up()
@@ -478,9 +479,9 @@ class VirtioDevice:
         for handle in self._queues.values():
             if handle.exists:
                 queue = handle.queue
+                # First: whoever comes late must find it gone, and stays away from the wires.
                 queue.abort(reason)
                 lost[handle.index] = queue.reclaim()
-                queue.abort(reason)
             handle.forget()
         self._queues.clear()
         self._rings.clear()
@@ -491,10 +492,18 @@ class VirtioDevice:
         if driver is not None:
             driver.stopped(self, lost)
 
-    def close(self, *, drain: bool = True, timeout_s: float = TIMEOUT_S) -> None:
+    def close(
+        self,
+        *,
+        drain: bool = True,
+        timeout_s: float = TIMEOUT_S,
+        reset_timeout_s: float | None = None,
+    ) -> None:
         """Stop intake, drain, reset, confirm, reclaim, let go. Idempotent; allowed in any state.
 
-        With `drain` false, raises DeviceBusyError if requests are in flight, and changes nothing.
+        Waits at most `timeout_s` for requests, and `reset_timeout_s` (None: the same) for the
+        reset. With `drain` false, raises DeviceBusyError if requests are in flight, and changes
+        nothing.
         Raises RequestTimeoutError if they did not complete in time, ResetTimeoutError if the
         device did not confirm its reset: the device is closed all the same, and what was in
         flight counts as lost. Memory that the device might still reach is never reused.
@@ -514,7 +523,7 @@ class VirtioDevice:
             with self.lock:
                 in_flight = self.in_flight
                 broken = any(queue.broken for queue in self._live_queues())
-                self._shut_down(timeout_s)
+                self._shut_down(timeout_s if reset_timeout_s is None else reset_timeout_s)
             # Whoever waits on a broken queue has been told already.
             if not drained and not broken:
                 raise RequestTimeoutError(
@@ -552,3 +561,15 @@ class VirtioDevice:
         self.memory.close()
         self._transport = None
         self._stop_driver(self._reclaim_queues("the device was closed"))
+
+
+def _weakly(method: Callable[[], None]) -> Callable[[], None]:
+    """Calls `method` while its object lives, and does not keep it alive, as a thread would."""
+    reference = WeakMethod(method)
+
+    def call() -> None:
+        alive = reference()
+        if alive is not None:
+            alive()
+
+    return call

@@ -13,6 +13,9 @@ FIRST_MAPPING_BYTES: Final = 4 << 20
 DOUBLINGS: Final = 7
 """How often the memory can double at least: where the mappings are fewer, the first is larger."""
 
+LENGTH_BYTES_MAX: Final = 1 << 48
+"""More than any process can map; and small enough to be rounded up and summed."""
+
 MAPPING_UNIT_BYTES: Final = 2 << 20
 """A huge page on x86-64 and aarch64."""
 
@@ -44,6 +47,8 @@ class DmaMemory:
         """
         if length_bytes <= 0:
             raise ValueError(f"a region has at least one byte, not {length_bytes}")
+        if length_bytes > LENGTH_BYTES_MAX:
+            raise MemoryError(f"no room for {length_bytes} bytes: no process can map as much")
         with self._lock:
             transport = self._open_transport()
             try:

@@ -21,7 +21,7 @@ def test_a_transfer_is_cut_into_pieces_that_meet() -> None:
 
 
 def test_a_range_is_cut_into_pieces_with_its_flags() -> None:
-    batch = range_batch(RequestType.WRITE_ZEROES, 512, 1536, 1024, flags=UNMAP)
+    batch = range_batch(RequestType.WRITE_ZEROES, pieces(512, 1536, 1024), UNMAP)
     assert records(batch) == [
         Record(RequestType.WRITE_ZEROES, UNMAP, 1, 0, 1024, 0, 0),
         Record(RequestType.WRITE_ZEROES, UNMAP, 3, 0, 512, 0, 0),
@@ -45,7 +45,7 @@ def test_cuts_fall_on_the_alignment_where_they_can(
 
 
 def test_statuses_that_are_all_ok_pass() -> None:
-    check_statuses(range_batch(RequestType.DISCARD, 0, 1024, 512), bytearray(2))
+    check_statuses(range_batch(RequestType.DISCARD, pieces(0, 1024, 512)), bytearray(2))
 
 
 @pytest.mark.parametrize(

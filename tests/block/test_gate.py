@@ -1,9 +1,10 @@
+import math
 import threading
 
 import pytest
 
 from vioblk import StateError
-from vioblk.block.gate import Gate
+from vioblk._native import Gate
 
 
 @pytest.fixture
@@ -33,11 +34,13 @@ def test_a_shut_gate_says_why_and_lets_those_inside_leave(gate: Gate) -> None:
     assert gate.wait_empty(0)
 
 
-def test_it_is_not_shut_while_somebody_is_inside(gate: Gate) -> None:
+def test_it_is_not_shut_while_somebody_is_inside_or_has_been_since(gate: Gate) -> None:
+    before = gate.entries
     with gate:
-        assert not gate.shut_if_empty("busy")
-        assert gate.refusal is None
-    assert gate.shut_if_empty("busy")
+        assert not gate.shut_if_unused_since(gate.entries, "busy")
+    assert not gate.shut_if_unused_since(before, "busy")
+    assert gate.refusal is None
+    assert gate.shut_if_unused_since(gate.entries, "busy")
     assert gate.refusal == "busy"
 
 
@@ -61,3 +64,9 @@ def test_the_last_to_leave_wakes_those_who_wait(gate: Gate) -> None:
     leave.set()
     assert gate.wait_empty(10)
     guest.join()
+
+
+def test_no_number_of_seconds_is_refused(gate: Gate) -> None:
+    with gate, pytest.raises(ValueError, match="seconds"):
+        gate.wait_empty(math.nan)
+    assert gate.wait_empty(math.inf)

@@ -1,6 +1,6 @@
 """Batches of request records, and what the statuses say of them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
 
 from vioblk.block.request import (
@@ -63,13 +63,11 @@ def transfer_batch(
     return batch
 
 
-def range_batch(
-    kind: RequestType, offset: int, length: int, piece: int, *, align: int = 0, flags: int = 0
-) -> bytearray:
-    """Records of a discard or write-zeroes, at most `piece` bytes of the disk each."""
+def range_batch(kind: RequestType, ranges: Iterable[tuple[int, int]], flags: int = 0) -> bytearray:
+    """Records of a discard or write-zeroes, one for each (start, length) in bytes."""
     return bytearray().join(
-        REQUEST_RECORD.pack(kind, flags, start // SECTOR_BYTES, 0, part, 0, 0)
-        for start, part in pieces(offset, length, piece, align)
+        REQUEST_RECORD.pack(kind, flags, start // SECTOR_BYTES, 0, length, 0, 0)
+        for start, length in ranges
     )
 
 

@@ -1,13 +1,14 @@
 """Bounce buffers: a bounded pool of DMA memory for data that the device cannot reach itself."""
 
 import threading
+import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
 from vioblk._native import Region
 from vioblk.block.deadline import Deadline
-from vioblk.errors import RequestTimeoutError, StateError
+from vioblk.errors import RequestTimeoutError, VioblkError
 
 CHUNK_BYTES: Final = 256 * 1024
 MAX_CHUNKS: Final = 64
@@ -20,15 +21,30 @@ _LOOK_AGAIN_S: Final = 0.05
 """Nobody tells when a request that was given up completes after all, so the pool looks."""
 
 
-class Chunk:
-    """One bounce buffer, owned by one caller at a time."""
+class Loan:
+    """Chunks that one caller has. They are the pool's again when it is ended or has gone."""
 
-    __slots__ = ("handle", "region", "view")
+    __slots__ = ("__weakref__", "chunks")
+
+    def __init__(self) -> None:
+        self.chunks: list[Chunk] = []
+
+
+class Chunk:
+    """One bounce buffer, owned by one loan at a time."""
+
+    __slots__ = ("handle", "loan", "region", "view")
 
     def __init__(self, region: Region) -> None:
         self.region = region
         self.view = memoryview(region)
         self.handle = region.handle
+        self.loan: weakref.ref[Loan] | None = None
+
+    @property
+    def lent(self) -> bool:
+        """Whether a loan has it."""
+        return self.loan is not None and self.loan() is not None
 
     @property
     def idle(self) -> bool:
@@ -47,6 +63,12 @@ class BouncePool:
 
     A chunk whose request was given up (a time-out, Ctrl-C) stays with the device: it is used
     again only when the request has completed, or a reset has taken it back.
+
+    An exception may come at any instruction (Ctrl-C). So nothing is ever moved from one list to
+    another: a chunk stays in the one list of all, and is free when the loan that has it is no
+    more, whether it was ended or lost. There is no Condition for the same reason: those of Python
+    lose their lock when the exception comes at the wrong moment. And the lock can be taken twice,
+    as a signal handler may use the disk.
     """
 
     def __init__(
@@ -59,82 +81,109 @@ class BouncePool:
         self._alloc = alloc
         self.chunk_bytes = chunk_bytes
         self.max_chunks = max_chunks
-        self._changed = threading.Condition(threading.Lock())
-        self._free: list[Chunk] = []
-        self._abandoned: list[Chunk] = []
-        self._made = 0
-        self._closed = False
+        self._lock = threading.RLock()
+        self._chunks: list[Chunk] = []
+        self._closed: VioblkError | None = None
+        self._bell = threading.Lock()
+        """Free: chunks may have become free. Whoever waits for one waits for this, but not
+        longer than _LOOK_AGAIN_S: somebody may have heard it and gone."""
 
-    def take(self, wanted: int, deadline: Deadline) -> list[Chunk]:
+    @property
+    def free_count(self) -> int:
+        """Chunks that could be lent now, of those that have been made."""
+        with self._lock:
+            return sum(chunk.idle and not chunk.lent for chunk in self._chunks)
+
+    @property
+    def chunk_count(self) -> int:
+        """Chunks that have been made."""
+        return len(self._chunks)
+
+    def lend(self, wanted: int, deadline: Deadline) -> Loan:
         """From 1 to `wanted` chunks, as many as are free; waits only for the first.
 
         Raises RequestTimeoutError if none became free in time, MemoryError if not even one can
-        be made, StateError when the pool was closed.
+        be made, and what `close` was given once the pool is closed.
         """
-        with self._changed:
-            while True:
-                picked = self._pick(wanted)
-                if picked:
-                    return picked
-                left_s = deadline.remaining_s()
-                if not left_s:
-                    raise RequestTimeoutError(self._nothing_free(deadline.timeout_s))
-                self._changed.wait(min(left_s, _LOOK_AGAIN_S) if self._abandoned else left_s)
+        loan = Loan()
+        waited = False
+        while not self._fill(loan, wanted):
+            left_s = deadline.remaining_s()
+            if not left_s:
+                raise RequestTimeoutError(self._nothing_free(deadline.timeout_s))
+            waited = True
+            self._bell.acquire(timeout=min(left_s, _LOOK_AGAIN_S))
+        if waited:
+            self._ring()  # there may be more than this caller took
+        return loan
 
-    def give_back(self, chunks: list[Chunk]) -> None:
-        """Return chunks; those that the device still owns are set aside until it is done."""
-        with self._changed:
-            for chunk in chunks:
+    def end(self, loan: Loan) -> None:
+        """The loan's chunks are free; those that the device still has, when it is done."""
+        with self._lock:
+            for chunk in loan.chunks:
+                chunk.loan = None
                 if self._closed:
                     chunk.close()
-                elif chunk.idle:
-                    self._free.append(chunk)
+        self._ring()
+
+    def close(self, reason: VioblkError) -> None:
+        """Free all memory that nobody has, and the rest as it comes back.
+
+        Who waits for a chunk, and whoever asks for one later, gets `reason`.
+        """
+        with self._lock:
+            self._closed = self._closed or reason
+            for chunk in self._chunks:
+                if not chunk.lent:
+                    chunk.close()
+            self._chunks.clear()
+        self._ring()
+
+    def _fill(self, loan: Loan, wanted: int) -> bool:
+        """Put up to `wanted` free chunks into a loan; whether there was one."""
+        with self._lock:
+            if self._closed:
+                self._ring()
+                raise type(self._closed)(*self._closed.args)
+            mine = weakref.ref(loan)
+            for chunk in self._chunks:
+                if len(loan.chunks) == wanted:
+                    break
+                if chunk.lent:
+                    continue
+                # Taken first and looked at then: a signal handler may come in between.
+                chunk.loan = mine
+                if chunk.idle:
+                    loan.chunks.append(chunk)
                 else:
-                    self._abandoned.append(chunk)
-            self._changed.notify_all()
+                    chunk.loan = None
+            while len(loan.chunks) < wanted and self._make(loan, mine):
+                pass
+            return bool(loan.chunks)
 
-    def close(self) -> None:
-        """Free all memory that nobody uses, and the rest as it comes back."""
-        with self._changed:
-            self._closed = True
-            for chunk in self._free + self._abandoned:
-                chunk.close()
-            self._free.clear()
-            self._abandoned.clear()
-            self._changed.notify_all()
-
-    def _pick(self, wanted: int) -> list[Chunk]:
-        if self._closed:
-            raise StateError("the disk has been closed; open it again")
-        self._sweep()
-        picked: list[Chunk] = []
-        while len(picked) < wanted:
-            chunk = self._free.pop() if self._free else self._make()
-            if chunk is None:
-                break
-            picked.append(chunk)
-        return picked
-
-    def _make(self) -> Chunk | None:
-        if self._made >= self.max_chunks:
-            return None
+    def _make(self, loan: Loan, mine: "weakref.ref[Loan]") -> bool:
+        """Put a new chunk into a loan; whether there can be one more."""
+        if len(self._chunks) >= self.max_chunks:
+            return False
         try:
             chunk = Chunk(self._alloc(self.chunk_bytes))
         except MemoryError:
-            if not self._made:
+            if not self._chunks:
                 raise
-            return None  # make do with those that there are
-        self._made += 1
-        return chunk
+            return False  # make do with those that there are
+        chunk.loan = mine
+        self._chunks.append(chunk)
+        loan.chunks.append(chunk)
+        return True
 
-    def _sweep(self) -> None:
-        abandoned, self._abandoned = self._abandoned, []
-        for chunk in abandoned:
-            (self._free if chunk.idle else self._abandoned).append(chunk)
+    def _ring(self) -> None:
+        with suppress(RuntimeError):  # it rings already
+            self._bell.release()
 
     def _nothing_free(self, timeout_s: float) -> str:
+        held = sum(chunk.region.in_flight > 0 for chunk in self._chunks)
         return (
-            f"no bounce buffer became free within {timeout_s} s: all {self._made} are in use, "
-            f"{len(self._abandoned)} of them by requests that were given up; reset() the disk if "
-            f"it has stopped answering, or use buffers of alloc(), which need none"
+            f"no bounce buffer became free within {timeout_s} s: all {len(self._chunks)} are in "
+            f"use, {held} of them by requests in flight; reset() the disk if it has stopped "
+            f"answering, or use buffers of alloc(), which need none"
         )

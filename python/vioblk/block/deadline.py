@@ -1,5 +1,6 @@
 """One bound for a call that waits several times."""
 
+import math
 import time
 
 
@@ -17,3 +18,15 @@ class Deadline:
     def remaining_s(self) -> float:
         """What is left of it, never negative."""
         return max(0.0, self._until - time.monotonic())
+
+
+def checked_timeout(timeout_s: float) -> float:
+    """`timeout_s`. Raises ValueError for NaN, which is neither before nor after anything."""
+    if math.isnan(timeout_s):
+        raise ValueError("timeout_s is not a number (NaN); give seconds, or leave it out")
+    return timeout_s
+
+
+def queue_timeout(timeout_s: float) -> float | None:
+    """The same for a queue, where infinity is written None."""
+    return None if checked_timeout(timeout_s) == math.inf else timeout_s

@@ -1,16 +1,19 @@
 """The disk: byte offsets in, requests out."""
 
+import sys
 import threading
+import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from operator import index
 from types import TracebackType
 from typing import Final, Self
 
-from vioblk._native import Region
+from vioblk._native import Gate, Region
 from vioblk.block.check import check_range, check_supported, check_writable
 from vioblk.block.config import WRITEBACK, BlockConfig, Geometry, Topology
-from vioblk.block.driver import BlockDriver, QueueOptions
-from vioblk.block.gate import Gate
+from vioblk.block.deadline import checked_timeout, queue_timeout
+from vioblk.block.driver import BlockDriver, QueueOptions, store_writeback
 from vioblk.block.info import DiskInfo, QueueInfo
 from vioblk.block.limits import DiskLimits
 from vioblk.block.queue import RequestQueue
@@ -19,12 +22,12 @@ from vioblk.block.transfer import NO_QUEUES, Transfers
 from vioblk.compat import Buffer
 from vioblk.device import VirtioDevice
 from vioblk.errors import (
+    DeviceGoneError,
     DiskBusyError,
-    ProtocolError,
     RequestFailedError,
+    RequestTimeoutError,
     StateError,
     UnsupportedError,
-    VioblkError,
 )
 from vioblk.features import BlockFeature
 from vioblk.transport.base import Transport
@@ -34,6 +37,9 @@ DEFAULT_TIMEOUT_S: Final = 30.0
 
 INITIALIZE_TIMEOUT_S: Final = 5.0
 """How long the device may take over a reset."""
+
+HASTY_DRAIN_TIMEOUT_S: Final = 1.0
+"""How long requests may take to complete if an exception ends the work with the disk."""
 
 CLOSED: Final = "the disk has been closed; open it again"
 
@@ -63,22 +69,28 @@ class BlockDevice:
         on_config_change: Callable[[BlockConfig], None] | None = None,
     ) -> None:
         """Take `transport` over, and bring the device to life; see `vioblk.open`."""
-        if not timeout_s > 0:
-            raise ValueError(f"timeout_s must be more than 0, not {timeout_s}; it bounds each wait")
-        self._gate = Gate()
-        self._admin = threading.RLock()
-        self._force_on, self._force_off = force_on, force_off
-        self._address, self._transport_name = transport.address, transport.name
-        self._driver = BlockDriver(queues or QueueOptions(), self._gate)
-        self._driver.on_config_change = on_config_change
-        self._device = VirtioDevice(transport)
-        self._transfers = Transfers(self._driver, self._device.memory, timeout_s)
+        try:
+            if not timeout_s > 0:
+                raise ValueError(f"timeout_s must be more than 0, not {timeout_s}; it bounds waits")
+            self._gate = Gate()
+            self._admin = threading.RLock()
+            self._force_on, self._force_off = force_on, force_off
+            self._address, self._transport_name = transport.address, transport.name
+            self._driver = BlockDriver(queues or QueueOptions(), self._gate)
+            self._driver.on_config_change = on_config_change
+            self._timeout_s = timeout_s
+            device = VirtioDevice(transport)
+            self._transfers = Transfers(self._driver, device.memory, timeout_s)
+            self._device = device
+        except BaseException:
+            transport.close()
+            raise
         try:
             self._initialize(INITIALIZE_TIMEOUT_S)
+            self._gate.open()
         except BaseException as error:
             self._close_after(error)
             raise
-        self._gate.open()
 
     # Data
 
@@ -175,10 +187,11 @@ class BlockDevice:
         """Run a batch of request records (`vioblk.block.request`) at full depth, on one queue.
 
         `statuses`: one writable byte per record; what the device answered is the caller's to
-        look at. Nothing is split. Raises as `RequestQueue.execute`.
+        look at. Nothing is split. `timeout_s`: as for other requests if None, infinite for no
+        bound but the device's hang-up. Raises as `RequestQueue.execute`, ValueError for NaN.
         """
         with self._gate:
-            bound_s = self.timeout_s if timeout_s is None else timeout_s
+            bound_s = queue_timeout(self._timeout_s if timeout_s is None else timeout_s)
             self._transfers.next_queue().execute(requests, statuses, bound_s)
 
     def submit_many(self, requests: Buffer, queue: int = 0) -> int:
@@ -200,10 +213,11 @@ class BlockDevice:
     def wait(self, timeout_s: float | None = None, queue: int = 0) -> bool:
         """Wait until `reap_many` has something to hand out or an error to raise.
 
-        False after `timeout_s` (as for requests if None), and at once if nothing is in flight.
+        False after `timeout_s` (as for `execute`), and at once if nothing is in flight.
         """
         self._gate.check()
-        return self._queue(queue).wait(self.timeout_s if timeout_s is None else timeout_s)
+        bound_s = queue_timeout(self._timeout_s if timeout_s is None else timeout_s)
+        return self._queue(queue).wait(bound_s)
 
     def _queue(self, number: int) -> RequestQueue:
         queues = self._driver.queues
@@ -270,8 +284,9 @@ class BlockDevice:
     def writeback(self) -> bool:
         """Whether the cache is volatile, so that only `flush` makes writes stable.
 
-        With CONFIG_WCE it is asked of the device each time. Without it, a device that has FLUSH
-        is presumed to have a volatile cache, and any other has none (VIRTIO 1.4, 5.2.5.2).
+        With CONFIG_WCE it is asked of the device each time; at the start the driver has set it,
+        to True unless the disk was opened with `writeback` off. Without it, a device that has
+        FLUSH is presumed to have a volatile cache, and any other has none (VIRTIO 1.4, 5.2.5.2).
 
         It can be set with CONFIG_WCE, else UnsupportedError. Setting it to False does not make
         earlier writes stable: flush. Raises ProtocolError if the device does not do as told.
@@ -282,12 +297,8 @@ class BlockDevice:
     @writeback.setter
     def writeback(self, value: bool) -> None:
         with self._gate:
-            self._device.write_config(WRITEBACK, int(value))
-            if self._writeback() != value:
-                raise ProtocolError(
-                    f"the device was told writeback={int(value)} and still says "
-                    f"{int(not value)}; its cache can be set only elsewhere"
-                )
+            store_writeback(self._device, bool(value), "; its cache can be set only elsewhere")
+            self._driver.writeback = bool(value)
 
     @property
     def info(self) -> DiskInfo:
@@ -322,7 +333,7 @@ class BlockDevice:
     def timeout_s(self) -> float:
         """How long a batch of requests may take."""
         self._gate.check_process()
-        return self._transfers.timeout_s
+        return self._timeout_s
 
     def _capacity(self) -> int:
         return self._driver.config.capacity_sectors * SECTOR_BYTES
@@ -350,6 +361,7 @@ class BlockDevice:
             force_off=self._force_off,
             timeout_s=timeout_s,
         )
+        self._transfers = Transfers(self._driver, self._device.memory, self._timeout_s)
 
     def reset(self, timeout_s: float = INITIALIZE_TIMEOUT_S) -> Mapping[int, Sequence[int]]:
         """Reset the device and bring it back to life; what was in flight is lost.
@@ -361,55 +373,71 @@ class BlockDevice:
         """
         self._gate.check_process()
         self._device.refuse_in_callback("reset")
+        checked_timeout(timeout_s)
         with self._admin:
             if self._gate.refusal == CLOSED:
                 raise StateError(CLOSED)
-            self._gate.shut("the disk is being reset; wait until reset() has returned")
-            self._driver.abort("the disk was reset")
-            self._gate.wait_empty(timeout_s)
             try:
+                self._gate.shut(
+                    "the disk is being reset; wait until reset() has returned, and if it was "
+                    "interrupted call it again"
+                )
+                self._driver.abort("the disk was reset")
+                self._transfers.end(DeviceGoneError("the disk was reset"))
+                # Who is still inside afterwards has queues that stay aborted: see Transfers.
+                self._gate.wait_empty(timeout_s)
                 self._device.reset(timeout_s)
                 lost = self._driver.lost
                 self._initialize(timeout_s)
+                self._gate.open()
             except BaseException as error:
-                self._gate.shut(f"the last reset failed ({error}); reset or close the disk")
+                why = str(error) or type(error).__name__
+                self._gate.shut(f"the last reset failed ({why}); reset or close the disk")
                 raise
-            self._gate.open()
             return lost
 
     def close(self, *, drain: bool = True, timeout_s: float | None = None) -> None:
         """Stop the device and let go of it. Idempotent.
 
-        Waits for what is in flight, at most `timeout_s` (as for requests if None); completions
-        that nobody reaped are dropped. With `drain` false, raises DiskBusyError if anything is in
-        flight, and the disk stays open. Raises RequestTimeoutError if requests did not complete in
-        time, ResetTimeoutError if the device did not confirm its reset; the disk is closed all
-        the same. Raises StateError in an `on_config_change` callback.
+        Waits for what is in flight, at most `timeout_s` (as for requests if None), and as long for
+        the device's reset; completions that nobody reaped are dropped. With `drain` false, raises
+        DiskBusyError if anything is in flight, and the disk stays as it is. Raises
+        RequestTimeoutError if requests did not complete in time, ResetTimeoutError if the device
+        did not confirm its reset; the disk is closed all the same. Raises StateError in an
+        `on_config_change` callback.
+
+        At the end of a `with` block that an exception leaves, requests have 1 s to complete, and
+        none after KeyboardInterrupt or RequestTimeoutError; what goes wrong is noted at it.
         """
+        limit_s = self._timeout_s if timeout_s is None else checked_timeout(timeout_s)
+        self._close(drain, limit_s, limit_s)
+
+    def _close(self, drain: bool, drain_timeout_s: float, reset_timeout_s: float) -> None:
         self._gate.check_process()
         self._device.refuse_in_callback("close")
         with self._admin:
             if not drain:
-                self._refuse_busy()
+                self._shut_idle()
             self._gate.shut(CLOSED)
             try:
-                self._device.close(timeout_s=self.timeout_s if timeout_s is None else timeout_s)
+                self._device.close(timeout_s=drain_timeout_s, reset_timeout_s=reset_timeout_s)
             finally:
                 self._gate.shut(CLOSED)
-                self._transfers.pool.close()
+                self._transfers.end(StateError(CLOSED))
 
-    def _refuse_busy(self) -> None:
-        was_open = self._gate.refusal is None
-        if not self._gate.shut_if_empty(CLOSED):
-            raise DiskBusyError(
-                f"{self._gate.inside} calls are using the disk; wait for them, or close(drain=True)"
-            )
+    def _shut_idle(self) -> None:
+        """Shut the gate, or raise DiskBusyError and leave it as it is."""
+        entries = self._gate.entries
         in_flight = self._device.in_flight
         if in_flight:
-            if was_open:
-                self._gate.open()
             raise DiskBusyError(
                 f"{in_flight} requests are in flight or not reaped; reap them, or close(drain=True)"
+            )
+        # What is in flight, somebody has submitted inside: if nobody was, it is still nothing.
+        if not self._gate.shut_if_unused_since(entries, CLOSED):
+            raise DiskBusyError(
+                f"other threads are using the disk ({self._gate.inside} calls right now); wait for "
+                "them, or close(drain=True)"
             )
 
     def __enter__(self) -> Self:
@@ -428,11 +456,22 @@ class BlockDevice:
             self._close_after(value)
 
     def _close_after(self, error: BaseException) -> None:
-        """Close, and let `error` be what the caller sees."""
+        """Close soon, and let `error` be what the caller sees."""
+        hopeless = isinstance(error, KeyboardInterrupt | RequestTimeoutError)
+        drain_timeout_s = 0.0 if hopeless else min(HASTY_DRAIN_TIMEOUT_S, self._timeout_s)
         try:
-            self.close()
-        except VioblkError as second:
+            self._close(True, drain_timeout_s, INITIALIZE_TIMEOUT_S)
+        except Exception as second:
             error.add_note(f"closing the disk failed as well: {second}")
+
+    def __del__(self) -> None:
+        device = getattr(self, "_device", None)
+        if device is None or self._gate.refusal == CLOSED:
+            return
+        warnings.warn(f"unclosed {self!r}; close it, or use `with`", ResourceWarning, 2, self)
+        if not sys.is_finalizing():
+            with suppress(Exception):
+                self._close(True, 0.0, HASTY_DRAIN_TIMEOUT_S)
 
     def __repr__(self) -> str:
         return f"<BlockDevice {self._address}: {self._gate.refusal or 'open'}>"

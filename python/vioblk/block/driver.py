@@ -6,16 +6,15 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
-from vioblk._native import BlockLimits, BlockQueue
-from vioblk.block.config import BlockConfig, read_block_config
+from vioblk._native import BlockLimits, BlockQueue, Gate
+from vioblk.block.config import WRITEBACK, BlockConfig, read_block_config
 from vioblk.block.deadline import Deadline
-from vioblk.block.gate import Gate
 from vioblk.block.limits import DiskLimits, RequestFeatures, disk_limits, queue_limits
 from vioblk.block.queue import RequestQueue
 from vioblk.block.request import COMPLETION_RECORD
 from vioblk.device import VirtioDevice
 from vioblk.driver import QueueHandle, QueueParts
-from vioblk.errors import VioblkError
+from vioblk.errors import NegotiationError, ProtocolError, VioblkError
 from vioblk.features import BLOCK_DEVICE_TYPE, RING, BlockFeature, Feature, FeatureSet, Wish
 
 if TYPE_CHECKING:
@@ -54,7 +53,7 @@ DECLINED: Final[Mapping[int, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class QueueOptions:
-    """How the queues are to be made."""
+    """How the queues are to be made, and the cache to be set."""
 
     ring: RingName = "native"
     queue_count: int | None = None
@@ -63,6 +62,8 @@ class QueueOptions:
     """Descriptors in each, a power of two; None: DEFAULT_RING_SIZE or what the device allows."""
     strict: bool = False
     """A used length that is too large breaks the queue instead of being clamped."""
+    writeback: bool = True
+    """Whether the device may keep what was written in a volatile cache until a flush."""
 
     def __post_init__(self) -> None:
         if self.ring not in ("native", "reference"):
@@ -90,6 +91,8 @@ class BlockDriver:
         self.queues: tuple[RequestQueue, ...] = ()
         self.on_config_change: Callable[[BlockConfig], None] | None = None
         self.lost: Mapping[int, Sequence[int]] = {}
+        self.writeback = options.writeback
+        """What the device is told of its cache at each start."""
         self._handles: list[QueueHandle[RequestQueue]] = []
 
     def wish(self, offered: FeatureSet) -> Wish:
@@ -107,11 +110,13 @@ class BlockDriver:
         """Nothing to object to: each feature can be done without."""
 
     def start(self, device: VirtioDevice) -> None:
-        """Read the configuration and ask for the queues.
+        """Set the cache, read the configuration and ask for the queues.
 
-        Raises NegotiationError if the device cannot take a request of one sector, ValueError for
-        more queues or larger ones than it has.
+        Raises NegotiationError if the device cannot take a request of one sector or set its cache
+        as asked, ProtocolError if it does not, ValueError for more queues or larger ones than it
+        has.
         """
+        self._set_cache(device)
         self.config = read_block_config(device)
         self.features = RequestFeatures.of(device.offered, device.accepted)
         count = self._queue_count(device)
@@ -121,6 +126,24 @@ class BlockDriver:
             device.add_queue(index, size, self._build, indirect_table_size=self.limits.descriptors)
             for index in range(count)
         ]
+
+    def _set_cache(self, device: VirtioDevice) -> None:
+        """Say what the cache is to be, and see that the device does it.
+
+        What it reads at first is no answer: there are back ends that say 0, writethrough, and do
+        not sync what is written before they were told so.
+        """
+        if not device.has(BlockFeature.FLUSH):
+            return  # without, CONFIG_WCE is not asked for, and the cache is writethrough
+        if device.has(BlockFeature.CONFIG_WCE):
+            store_writeback(
+                device, self.writeback, "; open it with config_wce=off to go without the choice"
+            )
+        elif not self.writeback:
+            raise NegotiationError(
+                "writeback=off needs the feature config_wce, which was not accepted; open the "
+                "disk without it and flush, or withhold flush if its writes are stable anyway"
+            )
 
     def live(self, device: VirtioDevice) -> None:
         """Take the queues into use."""
@@ -199,6 +222,19 @@ class BlockDriver:
             kick_fd=parts.wires.kick_fd,
             interrupt_fd=parts.wires.interrupt_fd,
             hangup_fd=parts.hangup_fd,
+        )
+
+
+def store_writeback(device: VirtioDevice, writeback: bool, advice: str) -> None:
+    """Set the cache to writeback or writethrough (VIRTIO 1.4, 5.2.6.2).
+
+    Raises ProtocolError if the device does not do as told, UnsupportedError without CONFIG_WCE.
+    """
+    device.write_config(WRITEBACK, int(writeback))
+    if device.read_config(WRITEBACK) != int(writeback):
+        raise ProtocolError(
+            f"the device was told writeback={int(writeback)} and still says "
+            f"{int(not writeback)}{advice}"
         )
 
 

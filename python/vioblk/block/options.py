@@ -20,15 +20,20 @@ OPTIONS: Final[Mapping[str, Option]] = {
     "ring_size": integer(
         1, 32768, "descriptors in each ring; 256, or what the device allows", power_of_two=True
     ),
+    "writeback": flag(
+        "the device may keep written data in a volatile cache until a flush; off: a write is "
+        "stable when it returns, which is slower; on"
+    ),
     "strict": flag("a used length that is too large breaks the queue; off: it is clamped; off"),
 }
 
 
 def queue_options(values: Mapping[str, object]) -> QueueOptions:
-    """Those of the values that OPTIONS has read which are about queues."""
+    """Those of the values that OPTIONS has read which shape the driver."""
     return QueueOptions(
         ring=cast(RingName, values.get("ring", "native")),
         queue_count=cast(int | None, values.get("queue_count")),
         ring_size=cast(int | None, values.get("ring_size")),
         strict=bool(values.get("strict", False)),
+        writeback=bool(values.get("writeback", True)),
     )

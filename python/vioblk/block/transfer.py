@@ -1,6 +1,7 @@
 """Moving data: zero copy where the buffer is DMA memory, through bounce buffers elsewhere."""
 
 import itertools
+from io import BytesIO
 from typing import Final
 
 from vioblk.block.batch import check_statuses, pieces, range_batch, transfer_batch
@@ -14,7 +15,7 @@ from vioblk.block.request import (
     STATUS_PENDING,
     RequestType,
 )
-from vioblk.errors import StateError
+from vioblk.errors import StateError, VioblkError
 from vioblk.memory import DmaMemory
 
 MAX_BATCH_REQUESTS: Final = 256
@@ -25,21 +26,31 @@ NO_QUEUES: Final = "the device has no queues now; reset or close the disk"
 
 
 class Transfers:
-    """Splits calls into requests and runs them, a batch at a time. Thread-safe."""
+    """Splits calls into requests and runs them, a batch at a time. Thread-safe.
+
+    It belongs to one life of the disk: from one start of the device to the next reset. A call
+    that was on its way at a reset goes on with queues and buffers that are no more, and gets
+    DeviceGoneError; nothing of it reaches the disk in its next life.
+    """
 
     def __init__(self, driver: BlockDriver, memory: DmaMemory, timeout_s: float) -> None:
+        """With the queues that `driver` has now."""
         self.timeout_s = timeout_s
         self.pool = BouncePool(memory.alloc)
+        self.queues = driver.queues
         self._driver = driver
         self._memory = memory
         self._turn = itertools.count()
 
+    def end(self, reason: VioblkError) -> None:
+        """Give the bounce buffers back. Who waits for one gets `reason`, and so do later calls."""
+        self.pool.close(reason)
+
     def next_queue(self) -> RequestQueue:
         """The queues take turns. Raises StateError if there are none, as after a failed reset."""
-        queues = self._driver.queues
-        if not queues:
+        if not self._driver.queues:
             raise StateError(NO_QUEUES)
-        return queues[next(self._turn) % len(queues)]
+        return self.queues[next(self._turn) % len(self.queues)]
 
     def run(self, batch: bytearray) -> None:
         """Run a batch of records on one queue and wait for it.
@@ -60,17 +71,25 @@ class Transfers:
             self._move_region(kind, offset, *where, len(view))
 
     def read_bytes(self, offset: int, length: int) -> bytes:
-        """Read into fresh bytes, with one copy where they fit in one bounce buffer."""
+        """Read into fresh bytes."""
         if length > self.pool.chunk_bytes:
-            data = bytearray(length)
-            self._bounce(RequestType.IN, offset, memoryview(data))
-            return bytes(data)
-        chunks = self.pool.take(1, Deadline(self.timeout_s))
+            return self._read_long(offset, length)
+        loan = self.pool.lend(1, Deadline(self.timeout_s))
         try:
-            self._move_region(RequestType.IN, offset, chunks[0].handle, 0, length)
-            return bytes(chunks[0].view[:length])
+            [chunk] = loan.chunks
+            self._move_region(RequestType.IN, offset, chunk.handle, 0, length)
+            return bytes(chunk.view[:length])
         finally:
-            self.pool.give_back(chunks)
+            self.pool.end(loan)
+
+    def _read_long(self, offset: int, length: int) -> bytes:
+        # Unlike a bytearray, a stream gives away what it holds without a copy.
+        stream = BytesIO()
+        stream.seek(length - 1)
+        stream.write(b"\0")
+        with stream.getbuffer() as view:
+            self._bounce(RequestType.IN, offset, view)
+        return stream.getvalue()
 
     def erase(self, kind: RequestType, offset: int, length: int, flags: int) -> None:
         """Discard or write zeroes."""
@@ -78,8 +97,9 @@ class Transfers:
         piece, align = limits.write_zeroes_bytes, 0
         if kind is RequestType.DISCARD:
             piece, align = limits.discard_bytes, limits.discard_alignment_bytes
-        for start, part in pieces(offset, length, piece * MAX_BATCH_REQUESTS, align):
-            self.run(range_batch(kind, start, part, piece, align=align, flags=flags))
+        ranges = pieces(offset, length, piece, align)
+        while batch := range_batch(kind, itertools.islice(ranges, MAX_BATCH_REQUESTS), flags):
+            self.run(batch)
 
     def flush(self) -> None:
         """One flush request; no data, and sector 0."""
@@ -87,9 +107,9 @@ class Transfers:
 
     def read_id(self) -> bytes:
         """The 20 bytes of GET_ID. A device may fill fewer, so they are zeroed before."""
-        chunks = self.pool.take(1, Deadline(self.timeout_s))
+        loan = self.pool.lend(1, Deadline(self.timeout_s))
         try:
-            chunk = chunks[0]
+            [chunk] = loan.chunks
             chunk.view[:ID_BYTES] = bytes(ID_BYTES)
             self.run(
                 bytearray(
@@ -98,7 +118,7 @@ class Transfers:
             )
             return bytes(chunk.view[:ID_BYTES])
         finally:
-            self.pool.give_back(chunks)
+            self.pool.end(loan)
 
     def _move_region(
         self, kind: RequestType, offset: int, region: int, region_offset: int, length: int
@@ -113,11 +133,11 @@ class Transfers:
         done = 0
         while done < len(view):
             wanted = min(-(-(len(view) - done) // self.pool.chunk_bytes), MAX_CHUNKS_PER_CALL)
-            chunks = self.pool.take(wanted, Deadline(self.timeout_s))
+            loan = self.pool.lend(wanted, Deadline(self.timeout_s))
             try:
-                done += self._bounce_window(kind, offset + done, view[done:], chunks)
+                done += self._bounce_window(kind, offset + done, view[done:], loan.chunks)
             finally:
-                self.pool.give_back(chunks)
+                self.pool.end(loan)
 
     def _bounce_window(
         self, kind: RequestType, offset: int, view: memoryview, chunks: list[Chunk]

@@ -101,7 +101,8 @@ class Transport(ABC):
         """Call `callback` after each configuration change notification (from any thread).
 
         Replaces the callback before. With None: once this returns, no call is under way, unless
-        it is itself called by the callback.
+        it is itself called by the callback, or a call has not returned within about a second:
+        that one is left behind, and is the last.
         """
 
     @abstractmethod

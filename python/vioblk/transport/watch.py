@@ -2,39 +2,70 @@
 
 import os
 import select
+import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from threading import Thread, current_thread
+from typing import Final
+
+JOIN_TIMEOUT_S: Final = 1.0
+"""How long closing waits for a callback that is under way."""
 
 
 class EventWatcher:
-    """Calls `callback` after each signal of the eventfd `fd`, until it is closed."""
+    """Calls `callback` after each signal of the eventfd `fd`, until it is closed or collected.
+
+    The thread holds `callback`, and not the watcher: what must not be kept alive by a thread, the
+    callback refers to weakly.
+    """
 
     def __init__(self, fd: int, callback: Callable[[], None], name: str) -> None:
-        self._fd = fd
-        self._callback = callback
-        self._closed_from_within = False
-        self._stop_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._thread = Thread(target=self._run, name=name, daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        with select.epoll(2) as poller:
-            poller.register(self._fd, select.EPOLLIN)
-            poller.register(self._stop_fd, select.EPOLLIN)
-            while True:
-                if any(fd == self._stop_fd for fd, _ in poller.poll()):
-                    break
-                with suppress(BlockingIOError):
-                    os.eventfd_read(self._fd)
-                self._callback()
-        if self._closed_from_within:
-            os.close(self._stop_fd)
+        own_fd = os.dup(fd)
+        try:
+            stop_fd, stopper_fd = os.pipe()
+        except BaseException:
+            os.close(own_fd)
+            raise
+        self._thread = Thread(
+            target=_watch, args=(own_fd, stop_fd, callback), name=name, daemon=True
+        )
+        self._stop = weakref.finalize(self, _stop, stopper_fd, os.getpid())
+        self._stop.atexit = False
+        try:
+            self._thread.start()
+        except BaseException:
+            self._stop()
+            os.close(own_fd)
+            os.close(stop_fd)
+            raise
 
     def close(self) -> None:
-        """No call is under way once this returns, unless a call does it. Call it once."""
-        self._closed_from_within = current_thread() is self._thread
-        os.eventfd_write(self._stop_fd, 1)
-        if not self._closed_from_within:
-            self._thread.join()
-            os.close(self._stop_fd)
+        """No call is under way once this returns, unless a call does it or takes too long.
+
+        A call that has not returned after JOIN_TIMEOUT_S is left behind, and is the last one.
+        Idempotent.
+        """
+        self._stop()
+        if current_thread() is not self._thread:
+            self._thread.join(JOIN_TIMEOUT_S)
+
+
+def _stop(stopper_fd: int, owner_pid: int) -> None:
+    # A byte, and not the mere end of the pipe: a forked child holds its end open as well.
+    if os.getpid() == owner_pid:
+        os.write(stopper_fd, b"x")
+    os.close(stopper_fd)
+
+
+def _watch(fd: int, stop_fd: int, callback: Callable[[], None]) -> None:
+    try:
+        with select.epoll(2) as poller:
+            poller.register(fd, select.EPOLLIN)
+            poller.register(stop_fd, select.EPOLLIN)
+            while not any(ready == stop_fd for ready, _ in poller.poll()):
+                with suppress(BlockingIOError):
+                    os.eventfd_read(fd)
+                callback()
+    finally:
+        os.close(fd)
+        os.close(stop_fd)

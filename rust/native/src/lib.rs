@@ -8,6 +8,7 @@
 mod block_queue;
 mod bytes;
 mod errors;
+mod gate;
 mod memory;
 mod software;
 mod split_queue;
@@ -19,6 +20,7 @@ use pyo3::prelude::*;
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     let profile = if cfg!(debug_assertions) { "debug" } else { "release" };
     module.add("BUILD_PROFILE", profile)?;
+    module.add_class::<gate::Gate>()?;
     module.add_class::<memory::Mapping>()?;
     module.add_class::<memory::Region>()?;
     module.add_class::<memory::DmaSpace>()?;
