@@ -57,12 +57,10 @@ impl RecordBuffer {
         let mut bytes = vec![0; length];
         if length > 0 {
             // SAFETY: the exporter keeps `length` contiguous bytes (checked in `get`) at this
-            // address as long as the buffer is held; the copy makes no claim that nobody writes
-            // them meanwhile (DMA memory may change), and u8 has no invalid values.
-            unsafe {
-                let from = self.buffer.buf_ptr().cast::<u8>();
-                std::ptr::copy_nonoverlapping(from, bytes.as_mut_ptr(), length);
-            }
+            // address as long as the buffer is held. It may be DMA memory, which Rust threads
+            // access through the same atomic copies alone; what Python and C do to it meanwhile
+            // is outside the language.
+            unsafe { shm::copy::read(self.buffer.buf_ptr().cast(), &mut bytes) };
         }
         bytes
     }
@@ -76,7 +74,7 @@ impl RecordBuffer {
         // and `record` is private memory, so the two do not overlap.
         unsafe {
             let to = self.buffer.buf_ptr().cast::<u8>().add(index * self.record_bytes);
-            std::ptr::copy_nonoverlapping(record.as_ptr(), to, record.len());
+            shm::copy::write(to, record);
         }
         true
     }
@@ -88,10 +86,7 @@ impl RecordBuffer {
         }
         if !bytes.is_empty() {
             // SAFETY: as in `write`, with all of the bytes.
-            unsafe {
-                let to = self.buffer.buf_ptr().cast::<u8>();
-                std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len());
-            }
+            unsafe { shm::copy::write(self.buffer.buf_ptr().cast(), bytes) };
         }
         true
     }

@@ -14,6 +14,8 @@
 )))]
 compile_error!("vioblk's fences are written for Linux on x86-64 and aarch64 (little-endian) only");
 
+#[cfg(not(loom))]
+pub mod copy;
 mod doorbell;
 mod error;
 #[cfg_attr(loom, path = "eventfd_loom.rs")]

@@ -1,7 +1,8 @@
 //! Real memory: a shared mapping, and typed access to it.
 //!
 //! The device may write any of it at any time, so no reference to plain data is ever formed here:
-//! ring words and records are atomics of one fixed width, payload is copied through raw pointers.
+//! ring words and records are atomics of one fixed width, payload is copied byte by atomic byte
+//! ([`crate::copy`]).
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
@@ -9,8 +10,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64};
 
+use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 
+use crate::copy;
 use crate::error::{OutOfBounds, SpaceError};
 use crate::fork;
 use crate::record::{AvailableElement, Descriptor, UsedElement};
@@ -25,22 +28,28 @@ pub struct Memory {
     owner: fork::Owner,
 }
 
-// SAFETY: the mapping is plain shared bytes that live until drop; all access goes through atomics
-// or bounds-checked raw copies that make no claim about other accesses.
+// SAFETY: the mapping is plain shared bytes that live until drop, at an address that is the same
+// for all threads; every access to them is atomic (the typed views, `copy`).
 unsafe impl Send for Memory {}
 // SAFETY: as above.
 unsafe impl Sync for Memory {}
 
 impl Memory {
-    /// Fresh zeroed memory of its own (memfd).
+    /// Fresh zeroed memory of its own (memfd), of at least one byte, whose length is sealed.
     pub fn create(length: usize) -> Result<Self, SpaceError> {
-        let fd = rustix::fs::memfd_create("vioblk", rustix::fs::MemfdFlags::CLOEXEC)
-            .map_err(std::io::Error::from)?;
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        let fd = rustix::fs::memfd_create("vioblk", flags).map_err(std::io::Error::from)?;
         rustix::fs::ftruncate(&fd, length as u64).map_err(std::io::Error::from)?;
+        // A back end gets this descriptor. If it could cut the file, we would fault on access.
+        let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
+        rustix::fs::fcntl_add_seals(&fd, seals).map_err(std::io::Error::from)?;
         Self::from_fd(fd, length, 0)
     }
 
     /// `length` bytes of somebody's memory, from `file_offset` on.
+    ///
+    /// Whoever made it (QEMU, its guest's RAM) is trusted not to shrink it: an access past its
+    /// new end raises SIGBUS, as with every shared mapping of a file.
     pub fn from_fd(fd: OwnedFd, length: usize, file_offset: u64) -> Result<Self, SpaceError> {
         // A mapping past the end of its file would fault on access.
         let file_length = rustix::fs::fstat(&fd).map_err(std::io::Error::from)?.st_size as u64;
@@ -98,40 +107,44 @@ impl Memory {
         self.file_offset
     }
 
-    /// A pointer to `length` bytes at `offset`, aligned to `align`, if they are inside.
+    /// A pointer to `length` bytes at `offset`, aligned to `align`, if they are inside. In a child
+    /// of `fork()` nothing is: the mapping does not exist there.
+    #[inline(always)]
     fn at(&self, offset: usize, length: usize, align: usize) -> Result<NonNull<u8>, OutOfBounds> {
-        let fits = offset.checked_add(length).is_some_and(|end| end <= self.length);
+        let available = if self.owner.is_here() { self.length } else { 0 };
+        let fits = offset.checked_add(length).is_some_and(|end| end <= available);
         if !fits || !offset.is_multiple_of(align) {
-            return Err(OutOfBounds { offset, length, available: self.length });
+            return Err(OutOfBounds { offset, length, available });
         }
         // SAFETY: offset <= length of the mapping, checked above, so the result is inside it (or
         // one past its end, for an empty access).
         Ok(unsafe { self.base.add(offset) })
     }
 
-    /// Copy bytes out. What the device writes meanwhile may come out torn.
+    /// Copy bytes out. What is written meanwhile may come out torn between any two bytes.
+    #[inline(always)]
     pub fn read(&self, offset: usize, out: &mut [u8]) -> Result<(), OutOfBounds> {
         let from = self.at(offset, out.len(), 1)?;
-        // SAFETY: `from` is valid for out.len() bytes; `out` is private memory, so the two do not
-        // overlap. A device that writes at the same time is outside the language's memory model
-        // (another agent, like a DMA engine); u8 has no invalid values.
-        unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), out.as_mut_ptr(), out.len()) };
+        // SAFETY: `from` is valid for out.len() bytes of a mapping in which nothing but atomics
+        // is accessed.
+        unsafe { copy::read(from.as_ptr(), out) };
         Ok(())
     }
 
     /// Copy bytes in.
+    #[inline(always)]
     pub fn write(&self, offset: usize, data: &[u8]) -> Result<(), OutOfBounds> {
         let to = self.at(offset, data.len(), 1)?;
-        // SAFETY: as in `read`, with the roles exchanged.
-        unsafe { std::ptr::copy_nonoverlapping(data.as_ptr(), to.as_ptr(), data.len()) };
+        // SAFETY: as in `read`, and the mapping is writable.
+        unsafe { copy::write(to.as_ptr(), data) };
         Ok(())
     }
 
     /// Set bytes to one value.
     pub fn fill(&self, offset: usize, length: usize, byte: u8) -> Result<(), OutOfBounds> {
         let to = self.at(offset, length, 1)?;
-        // SAFETY: `to` is valid for `length` bytes.
-        unsafe { std::ptr::write_bytes(to.as_ptr(), byte, length) };
+        // SAFETY: as in `write`.
+        unsafe { copy::fill(to.as_ptr(), length, byte) };
         Ok(())
     }
 }
@@ -276,8 +289,12 @@ impl<R: Record> Records<R> {
         // Ring code masks every index, so this can only fire for a mistake of ours.
         assert!(index < self.count, "record {index} of {}", self.count);
         // SAFETY: inside the array that `new` checked; the mapping is page-aligned and the offset
-        // was checked, so it is aligned; AtomicCells are valid for every bit pattern and are never
-        // accessed in this process other than as these atomics.
+        // was checked, so it is aligned; AtomicCells are valid for every bit pattern. Rust code of
+        // this process accesses the bytes of a ring as these atomics, of this width, alone, and a
+        // claim keeps two rings apart. What can come on top is outside the language: a memoryview
+        // that Python has of the region, another process, and `copy` (assembly) where a payload is
+        // misplaced onto a ring. They can make a value wrong, which the ring code expects of any
+        // device, and no reference to plain data exists that they could invalidate.
         unsafe { self.first.add(index).as_ref() }
     }
 
@@ -317,5 +334,22 @@ impl Words {
     #[inline(always)]
     pub fn store(&self, index: usize, value: u16) {
         self.0.store(index, AvailableElement(value));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_who_gets_the_descriptor_can_cut_the_file() -> Result<(), SpaceError> {
+        let memory = Memory::create(8192)?;
+        for length in [4096, 0, 16384] {
+            let cut = rustix::fs::ftruncate(memory.fd(), length);
+            assert_eq!(cut, Err(rustix::io::Errno::PERM), "to {length} bytes");
+        }
+        let more = rustix::fs::fcntl_add_seals(memory.fd(), SealFlags::FUTURE_WRITE);
+        assert_eq!(more, Err(rustix::io::Errno::PERM));
+        Ok(())
     }
 }
