@@ -15,13 +15,14 @@ pub enum Doorbell {
 }
 
 impl Doorbell {
-    /// Notify the device; false if that is left to the owner.
+    /// Notify the device; false if that is left to the owner. In either case the ring's stores
+    /// come before the notification, the owner's own, too, if it follows this call.
     #[inline]
     pub fn ring(&self) -> io::Result<bool> {
+        fence::before_doorbell();
         match self {
             Self::None => Ok(false),
             Self::EventFd(event) => {
-                fence::before_doorbell();
                 event.signal()?;
                 Ok(true)
             }

@@ -37,10 +37,24 @@ fn ordered(name: Fence, order: std::sync::atomic::Ordering) {
     fence(order);
 }
 
+/// A barrier that reaches real devices: they are in the outer shareable domain, and the language's
+/// fences end at the inner one. VIRTIO 1.4, 6.1 Driver Requirements: Reserved Feature Bits
+/// (ORDER_PLATFORM, RSVD-08). On x86-64 there is one domain, and the fences reach it all.
+macro_rules! reaching_devices {
+    ($barrier:literal) => {
+        #[cfg(all(target_arch = "aarch64", not(loom)))]
+        // SAFETY: a barrier instruction; it touches no memory of its own, no stack and no flags.
+        unsafe {
+            std::arch::asm!($barrier, options(nostack, preserves_flags));
+        }
+    };
+}
+
 /// Driver: descriptors, available entries and payload become visible before the available index.
 /// VIRTIO 1.4, 2.7.13.3 Updating idx (SPLIT-BARRIER-01).
 #[inline(always)]
 pub fn before_publish() {
+    reaching_devices!("dmb osh");
     ordered(Fence::BeforePublish, Release);
 }
 
@@ -48,6 +62,7 @@ pub fn before_publish() {
 /// sides can miss each other. VIRTIO 1.4, 2.7.13.4 Notifying The Device (SPLIT-BARRIER-02).
 #[inline(always)]
 pub fn before_notify_check() {
+    reaching_devices!("dmb osh");
     ordered(Fence::BeforeNotifyCheck, SeqCst);
 }
 
@@ -55,6 +70,7 @@ pub fn before_notify_check() {
 /// VIRTIO 1.4, 2.7.14 Receiving Used Buffers From The Device.
 #[inline(always)]
 pub fn after_used_index() {
+    reaching_devices!("dmb oshld");
     ordered(Fence::AfterUsedIndex, Acquire);
 }
 
@@ -62,6 +78,7 @@ pub fn after_used_index() {
 /// VIRTIO 1.4, 2.7.14 Receiving Used Buffers From The Device (SPLIT-RECV-01).
 #[inline(always)]
 pub fn after_arm() {
+    reaching_devices!("dmb osh");
     ordered(Fence::AfterArm, SeqCst);
 }
 
@@ -70,11 +87,7 @@ pub fn after_arm() {
 /// (ORDER_PLATFORM, RSVD-08).
 #[inline(always)]
 pub fn before_doorbell() {
-    #[cfg(all(target_arch = "aarch64", not(loom)))]
-    // SAFETY: a barrier instruction; it touches no memory of its own, no stack and no flags.
-    unsafe {
-        std::arch::asm!("dmb oshst", options(nostack, preserves_flags));
-    }
+    reaching_devices!("dmb oshst");
     ordered(Fence::BeforeDoorbell, Release);
 }
 

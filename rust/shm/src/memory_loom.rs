@@ -30,6 +30,9 @@ unsafe impl Sync for Payload {}
 impl Memory {
     /// Memory whose every byte is zero.
     pub fn create(length: usize) -> Result<Self, SpaceError> {
+        if length == 0 {
+            return Err(SpaceError::Invalid("cannot map 0 bytes".into()));
+        }
         Ok(Self { length, cells: Mutex::default() })
     }
 
@@ -38,7 +41,7 @@ impl Memory {
         self.length
     }
 
-    /// Never.
+    /// Never: a mapping has at least one byte.
     pub fn is_empty(&self) -> bool {
         false
     }
