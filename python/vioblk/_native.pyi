@@ -76,7 +76,11 @@ class Region:
     """Bytes that the device can reach, cut from a mapping of a DmaSpace; a writable buffer.
 
     It counts its exports (memoryviews) and the requests in flight on it. Its bytes are given
-    out again only when the Region, all exports and all requests on it have gone.
+    out again only when the Region, all exports and all requests on it have gone. It serves as at
+    most one ring, or as the slots of one: a second such use raises BufferError.
+
+    It belongs to the process that made its DmaSpace. In a child of fork() every use raises
+    ForkedError, and the bytes are not mapped: a memoryview taken before the fork faults there.
     """
 
     @property
@@ -104,7 +108,10 @@ class Region:
 
 @final
 class DmaSpace:
-    """The memory that one device can reach: a few large mappings, and regions cut from them."""
+    """The memory that one device can reach: a few large mappings, and regions cut from them.
+
+    Every call raises ForkedError in a child of fork().
+    """
 
     def __new__(cls) -> Self: ...
     def map(self, length: int, device_address: int) -> Mapping:
@@ -114,13 +121,22 @@ class DmaSpace:
         system refuses.
         """
     def map_fd(self, fd: int, length: int, device_address: int, file_offset: int = 0) -> Mapping:
-        """Map memory that somebody else made (a QEMU's guest RAM). The descriptor is duplicated."""
+        """Map memory that somebody else made (a QEMU's guest RAM). The descriptor is duplicated.
+
+        Its maker is trusted not to shrink it while it is mapped: an access past the new end ends
+        this process with SIGBUS. Raises as `map` does, and ValueError if `file_offset` is not a
+        multiple of 4096 or the memory ends too soon.
+        """
     @property
     def mappings(self) -> list[Mapping]: ...
     @property
     def free_bytes(self) -> int: ...
     def alloc(self, length: int, align: int = 4096) -> Region:
-        """Cut a zeroed region. `align`: a power of two up to 4096. MemoryError if none has room."""
+        """Cut a zeroed region. `align`: a power of two up to 4096.
+
+        Raises MemoryError if no mapping has room, or no handle is left (there are 2^20 at once,
+        and 2^32 in the life of the space: none names two regions).
+        """
     def region(self, handle: int, /) -> Region:
         """The open region of this handle; KeyError if there is none (any more)."""
     def locate(self, buffer: Buffer, /) -> tuple[int, int] | None:

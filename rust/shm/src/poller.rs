@@ -19,6 +19,13 @@ pub enum Watch {
 }
 
 impl Watch {
+    fn purpose(self) -> &'static str {
+        match self {
+            Self::Readable | Self::Edge => "for signals",
+            Self::HangUp => "for a hang-up",
+        }
+    }
+
     fn flags(self) -> EventFlags {
         match self {
             Self::Readable => EventFlags::IN,
@@ -47,9 +54,17 @@ impl Poller {
         Ok(Self(epoll::create(CreateFlags::CLOEXEC)?))
     }
 
-    /// Watch `fd`; `token` names it in what `wait` returns.
+    /// Watch `fd`; `token` names it in what `wait` returns. An error says which descriptor it was.
     pub fn add(&self, fd: &impl AsFd, token: u64, watch: Watch) -> io::Result<()> {
-        Ok(epoll::add(&self.0, fd, EventData::new_u64(token), watch.flags())?)
+        epoll::add(&self.0, fd, EventData::new_u64(token), watch.flags()).map_err(|error| {
+            let (error, fd) = (io::Error::from(error), fd.as_fd().as_raw_fd());
+            let text = format!(
+                "cannot watch file descriptor {fd} {}: {error}; it must be an eventfd, a pipe or a \
+                 socket, watched once",
+                watch.purpose()
+            );
+            io::Error::new(error.kind(), text)
+        })
     }
 
     /// Wait for at most `timeout`. An interrupting signal ends the wait early, with nothing found.
@@ -76,5 +91,26 @@ impl Poller {
 impl AsRawFd for Poller {
     fn as_raw_fd(&self) -> RawFd {
         self.0.as_raw_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_descriptor_that_cannot_be_watched_is_named() -> io::Result<()> {
+        let file = rustix::fs::memfd_create("plain", rustix::fs::MemfdFlags::CLOEXEC)?;
+        for (watch, purpose) in [(Watch::HangUp, "hang-up"), (Watch::Edge, "signals")] {
+            let refused = Poller::new()?
+                .add(&file, 0, watch)
+                .map_err(|error| (error.kind(), error.to_string()));
+            let Err((io::ErrorKind::PermissionDenied, text)) = refused else {
+                panic!("a plain file was taken: {refused:?}");
+            };
+            let named = format!("file descriptor {} for", file.as_raw_fd());
+            assert!(text.contains(&named) && text.contains(purpose), "{text}");
+        }
+        Ok(())
     }
 }
