@@ -109,7 +109,7 @@ def test_the_documented_faults_are_those_that_there_are(rig: Rig) -> None:
             rig.device.inject(name, count=0)
     with pytest.raises(ValueError, match="count is -1"):
         rig.device.inject("silence", count=-1)
-    with pytest.raises(ValueError, match="count is 9223372036854775808, but .* at most 65536"):
+    with pytest.raises(ValueError, match=r"count is 9223372036854775808, but .* at most 65536"):
         rig.device.inject("spurious_interrupt", count=2**63)
 
 

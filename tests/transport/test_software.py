@@ -90,7 +90,7 @@ def test_a_size_that_no_disk_has_is_refused(reach: Reach, target: str) -> None:
 def test_a_file_whose_end_no_sector_holds_is_refused(reach: Reach, tmp_path: Path) -> None:
     odd = tmp_path / "odd.img"
     odd.write_bytes(b"x" * 1000)
-    with pytest.raises(AddressError, match="1000 bytes long, .* its last 488 bytes"):
+    with pytest.raises(AddressError, match=r"1000 bytes long, .* its last 488 bytes"):
         reach(f"file:{odd}")
     assert odd.read_bytes() == b"x" * 1000
 
