@@ -6,6 +6,7 @@ import select
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -823,3 +824,61 @@ def test_submit_wait_and_reap_run_a_stream_of_requests(ring: RingName) -> None:
         tokens += [each.token for each in done]
     assert sorted(tokens) == list(range(total))
     bench.reset()
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+def wait_for_chain(bench: PuppetBench) -> int:
+    taken: list[int] = []
+    wait_until(lambda: bool(taken.extend(bench.puppet.take()) or taken))
+    (head,) = taken
+    return head
+
+
+def test_what_waits_for_room_is_not_overtaken(ring: RingName) -> None:
+    bench = make_puppet_bench(ring, limits=limits_of(size_max=512, seg_max=10))
+    long_reads = bench.record(IN, length=5120) + bench.record(IN, length=5120)
+    statuses = bytearray(2)
+    thread = threading.Thread(target=lambda: bench.queue.execute(long_reads, statuses, 20))
+    thread.start()
+    wait_until(lambda: bench.queue.in_flight == 1)  # 12 of 16 descriptors; the other read waits
+    # A flush needs 2 and would fit.
+    assert bench.queue.submit_many(bench.record(FLUSH)) == 0
+    for _ in range(2):
+        bench.complete(wait_for_chain(bench))
+    thread.join(20)
+    assert bytes(statuses) == bytes(2)
+    assert bench.queue.submit_many(bench.record(FLUSH)) == 1
+
+
+def test_a_batch_after_one_that_failed_half_way_gets_its_own_statuses(ring: RingName) -> None:
+    bench = make_puppet_bench(ring)
+    limits = bench.queue.limits
+    many = bench.record(IN, length=4096) * 8
+    failure: list[Exception] = []
+
+    def run() -> None:
+        try:
+            bench.queue.execute(many, bytearray(8), 20)
+        except InvalidRequestError as error:
+            failure.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    wait_until(lambda: bench.queue.in_flight == 5)
+    bench.queue.limits = limits_of(capacity_sectors=1)  # the disk shrinks under the batch
+    for head in bench.puppet.take():
+        bench.complete(head)
+    thread.join(20)
+    assert isinstance(failure[0], BeyondEndError)
+    assert str(failure[0]).startswith("request 5: ")
+    bench.queue.limits = limits
+    statuses = bytearray(1)
+    with pytest.raises(RequestTimeoutError):
+        bench.queue.execute(bench.record(IN), statuses, 0.05)
+    assert statuses == b"\xff"

@@ -35,8 +35,12 @@ class RequestQueue(Protocol):
         """Why the queue can no longer be used until a reset; None while it can."""
 
     @property
+    def clamped_count(self) -> int:
+        """Completions whose used length was larger than the request's writable part."""
+
+    @property
     def kick_count(self) -> int:
-        """How often the device was notified."""
+        """How often the device was notified, or was to be (`take_kick`)."""
 
     @property
     def limits(self) -> BlockLimits:
@@ -55,7 +59,8 @@ class RequestQueue(Protocol):
         """Submit REQUEST_RECORDs, in order, with one publish and at most one notification.
 
         All records are copied and validated first: if any is bad, nothing is submitted.
-        Returns how many were accepted from the front, as many as fit.
+        Returns how many were accepted from the front, as many as fit; none while a batch of
+        `execute` waits for room, which nothing overtakes.
         Raises InvalidRequestError (its subclass says why, its message which record),
         BufferError (region closed), QueueBroken, DeviceGoneError, ForkedError.
         """
@@ -87,15 +92,19 @@ class RequestQueue(Protocol):
     def arm(self) -> bool:
         """Ask for an interrupt at the next completion, before waiting on `fileno()` elsewhere.
 
-        Whether `reap_many` has something already. Not while another thread is in `wait` or
-        `execute`, which switch interrupts off when they come back.
+        Whether `reap_many` has something already. It stays asked for until `reap_many` finds
+        something, whatever other threads do.
         """
 
     def abort(self, reason: str) -> None:
-        """Stop using the queue: every waiter and every later call gets DeviceGoneError(reason)."""
+        """Give the queue up for good: every waiter and every later call gets DeviceGoneError.
+
+        With `reason`, or with an earlier one (the device hung up).
+        """
 
     def reclaim(self) -> list[int]:
         """After a confirmed reset only: the tokens of submitted requests that never completed.
 
-        Unpins all buffers; the queue is as new afterwards.
+        Unpins all buffers. Completions that nobody has taken are kept, and a queue that was given
+        up stays so; apart from that it is as new.
         """

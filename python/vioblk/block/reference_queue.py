@@ -209,6 +209,8 @@ class ReferenceBlockQueue:
         self._reset_count = 0
         self._in_flight: dict[int, _InFlight] = {}
         self._completed: deque[tuple[int, int, int]] = deque()
+        # Batches of which not all was submitted, in the order of their arrival.
+        self._backlog: deque[_Batch] = deque()
         self._gone: str | None = None
 
     @staticmethod
@@ -248,8 +250,13 @@ class ReferenceBlockQueue:
         return self._gone
 
     @property
+    def clamped_count(self) -> int:
+        """Completions whose used length was larger than the request's writable part."""
+        return self._ring.clamped_count
+
+    @property
     def kick_count(self) -> int:
-        """How often the device was notified."""
+        """How often the device was notified, or was to be."""
         return self._kick_count
 
     @property
@@ -277,7 +284,9 @@ class ReferenceBlockQueue:
         """Submit records in order; how many were accepted from the front."""
         self._refuse_after_fork()
         with self._lock:
-            return self._submit(self._check(requests), 0, None)
+            checked = self._check(requests)
+            # What waits for room keeps its place in the order.
+            return 0 if self._backlog else self._submit(checked, 0, None)
 
     def reap_many(self, out: Buffer, /) -> int:
         """Fill `out` with completion records; how many were filled."""
@@ -299,20 +308,35 @@ class ReferenceBlockQueue:
         self._refuse_after_fork()
         deadline = _deadline(timeout_s)
         with self._lock:
-            checked = self._check(requests)
+            with memoryview(requests) as view:
+                records = view.tobytes()
+            checked = self._check(records)
             batch = _Batch(_status_bytes(statuses, len(checked)), len(checked))
+            self._backlog.append(batch)
             try:
-                self._run(checked, batch, deadline)
+                self._run(records, checked, batch, deadline)
             finally:
+                self._leave_backlog(batch)
                 batch.give_up()
 
     def _run(
-        self, checked: Sequence[CheckedRequest], batch: _Batch, deadline: float | None
+        self,
+        records: bytes,
+        checked: list[CheckedRequest],
+        batch: _Batch,
+        deadline: float | None,
     ) -> None:
         submitted_count = 0
+        limits = self._limits
         reset_count = self._reset_count
         while True:
-            submitted_count += self._submit(checked, submitted_count, batch)
+            if self._backlog and self._backlog[0] is batch:
+                if self._limits is not limits:  # the disk may have shrunk under the batch
+                    limits = self._limits
+                    checked[submitted_count:] = self._check(records, first=submitted_count)
+                submitted_count += self._submit(checked, submitted_count, batch)
+                if submitted_count == len(checked):
+                    self._leave_backlog(batch)
             reaped_count = self._reap()
             if not batch.pending_count:
                 return
@@ -328,6 +352,11 @@ class ReferenceBlockQueue:
             if reset_count != self._reset_count:
                 raise DeviceGoneError("the device was reset while the request was in flight")
             self._refuse_if_unusable()
+
+    def _leave_backlog(self, batch: _Batch) -> None:
+        if batch in self._backlog:
+            self._backlog.remove(batch)
+            self._changed.notify_all()  # the next may be submitted
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Wait until reap_many has something to hand out, an error included.
@@ -354,9 +383,9 @@ class ReferenceBlockQueue:
             return self._ring.arm() or bool(self._completed)
 
     def abort(self, reason: str) -> None:
-        """Stop using the queue: every waiter and later call gets DeviceGoneError(reason)."""
+        """Give the queue up for good: every waiter and later call gets DeviceGoneError(reason)."""
         with self._lock:
-            self._gone = reason
+            self._gone = self._gone or reason
             self._changed.notify_all()
         self._wakeups.wake()
 
@@ -367,7 +396,6 @@ class ReferenceBlockQueue:
             lost = [self._in_flight[head] for head in sorted(self._in_flight)]
             self._in_flight.clear()
             self._kick_wanted = False
-            self._gone = None
             self._reset_count += 1
             self._changed.notify_all()
             return [request.token for request in lost if request.batch is None]
@@ -464,15 +492,28 @@ class ReferenceBlockQueue:
         try:
             hung_up = self._wakeups.wait(timeout_s)
         finally:
-            self._lock.acquire()
+            self._take_lock_again()
         if hung_up and self._gone is None:
             self._gone = "the device hung up"
 
+    def _take_lock_again(self) -> None:
+        """Whatever comes: the `with` around it all will release the lock."""
+        interruption: BaseException | None = None
+        while True:
+            try:
+                self._lock.acquire()
+                break
+            except BaseException as error:  # a signal handler's
+                interruption = error
+        if interruption is not None:
+            raise interruption
+
     # -- Checks ------------------------------------------------------------------------------
 
-    def _check(self, requests: Buffer) -> list[CheckedRequest]:
+    def _check(self, requests: Buffer, first: int = 0) -> list[CheckedRequest]:
         self._refuse_if_unusable()
-        return check_requests(requests, self._limits, self._space, self._segments_max())
+        segments_max = self._segments_max()
+        return check_requests(requests, self._limits, self._space, segments_max, first)
 
     def _segments_max(self) -> int:
         """Data segments of a request: what the device takes, what the ring takes.

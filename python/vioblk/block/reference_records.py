@@ -47,9 +47,9 @@ class _Record(NamedTuple):
 
 
 def check_requests(
-    requests: Buffer, limits: BlockLimits, space: DmaSpace, segments_max: int
+    requests: Buffer, limits: BlockLimits, space: DmaSpace, segments_max: int, first: int = 0
 ) -> list[CheckedRequest]:
-    """Copy and check a packed array of REQUEST_RECORDs.
+    """Copy and check a packed array of REQUEST_RECORDs, from record `first` on.
 
     `segments_max`: data segments that a request may have. Raises ValueError if it is not a whole
     number of records, InvalidRequestError (its subclass says why, its message which record),
@@ -64,6 +64,7 @@ def check_requests(
     return [
         _Check(index, _Record(*fields), limits, space, segments_max).checked()
         for index, fields in enumerate(REQUEST_RECORD.iter_unpack(records))
+        if index >= first
     ]
 
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-use pyo3::exceptions::{PyBufferError, PyOSError, PyValueError};
+use pyo3::exceptions::{PyBufferError, PyValueError};
 use pyo3::prelude::*;
 use shm::fork::Owner;
 use vring::request::{Completion, Limits, Request, RequestError};
@@ -152,9 +152,12 @@ fn decode(py: Python<'_>, requests: &Bound<'_, PyAny>) -> PyResult<Vec<Request>>
 
 fn deadline_of(timeout_s: Option<f64>) -> PyResult<Option<Instant>> {
     let Some(seconds) = timeout_s else { return Ok(None) };
-    let timeout = Duration::try_from_secs_f64(seconds.max(0.0))
-        .map_err(|_| PyValueError::new_err(format!("{seconds} is no number of seconds")))?;
-    Ok(Instant::now().checked_add(timeout))
+    if seconds.is_nan() {
+        return Err(PyValueError::new_err("the timeout is not a number"));
+    }
+    // What is too long to be counted is no bound.
+    let timeout = Duration::try_from_secs_f64(seconds.max(0.0)).ok();
+    Ok(timeout.and_then(|timeout| Instant::now().checked_add(timeout)))
 }
 
 fn duplicate(fd: Option<i32>) -> PyResult<Option<OwnedFd>> {
@@ -173,15 +176,15 @@ impl BlockQueue {
         if self.owner.is_here() { Ok(&self.queue) } else { Err(errors::forked(py)) }
     }
 
-    /// Run a batch; what came of it, and the statuses so far in any case.
+    /// Run a batch; its statuses.
     fn run(
         &self,
         py: Python<'_>,
-        execution: &mut vring::Execution,
+        execution: &vring::Execution,
         deadline: Option<Instant>,
-    ) -> Result<(), WaitError> {
-        if self.queue.spin(execution, SPIN)? {
-            return Ok(());
+    ) -> Result<Vec<u8>, WaitError> {
+        if let Some(statuses) = self.queue.spin(execution, SPIN)? {
+            return Ok(statuses);
         }
         py.detach(|| self.queue.finish(execution, deadline, check_signals))
     }
@@ -225,14 +228,15 @@ impl BlockQueue {
         let queue = vring::BlockQueue::new(ring, space, slots, limits.0, legacy, wires);
         let queue = queue.map_err(|error| match error {
             NewQueueError::Layout(error) => PyValueError::new_err(error.to_string()),
-            NewQueueError::Io(error) => PyOSError::new_err(error.to_string()),
+            NewQueueError::Io(error) => error.into(),
         })?;
         Ok(Self { queue, owner: Owner::here() })
     }
 
     #[staticmethod]
-    fn slots_length(size: usize) -> usize {
-        vring::BlockQueue::slots_length(size)
+    fn slots_length(size: i64) -> PyResult<usize> {
+        let layout = layout_of(size, None, 0)?;
+        Ok(vring::BlockQueue::slots_length(layout.size.into()))
     }
 
     #[getter]
@@ -258,6 +262,11 @@ impl BlockQueue {
     #[getter]
     fn broken(&self, py: Python<'_>) -> PyResult<Option<String>> {
         Ok(self.here(py)?.broken())
+    }
+
+    #[getter]
+    fn clamped_count(&self, py: Python<'_>) -> PyResult<u64> {
+        Ok(self.here(py)?.clamped_count())
     }
 
     #[getter]
@@ -322,10 +331,17 @@ impl BlockQueue {
                 buffer.count(),
             )));
         }
-        let mut execution = queue.begin(requests).map_err(|error| of_queue(py, error))?;
-        let outcome = self.run(py, &mut execution, deadline);
-        buffer.write_all(py, &queue.end(execution));
-        outcome.map_err(|error| error.into_py(py))
+        let execution = queue.begin(requests).map_err(|error| of_queue(py, error))?;
+        let (statuses, outcome) = match self.run(py, &execution, deadline) {
+            Ok(statuses) => (statuses, Ok(())),
+            Err(error) => (queue.end(execution), Err(error.into_py(py))),
+        };
+        if !buffer.write_all(py, &statuses) {
+            // The exporter keeps its buffer as it is while we hold it, so this is a mistake of
+            // ours; a caller must not take old bytes for statuses.
+            return Err(PyBufferError::new_err("the statuses no longer fit their buffer"));
+        }
+        outcome
     }
 
     #[pyo3(signature = (timeout_s=None))]

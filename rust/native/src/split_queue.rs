@@ -2,7 +2,10 @@
 
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PySequence, PyTuple};
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PySequence, PyTuple, PyType};
+use pyo3::{PyTypeInfo, intern};
+use shm::fork::Owner;
 use shm::{Pin, Segment};
 
 use crate::errors;
@@ -120,20 +123,46 @@ impl Plan {
     }
 }
 
-/// The driver's half of a split ring.
+static COMPLETION: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+
+/// The driver's half of a split ring. Not thread-safe: a call while another is under way (from
+/// another thread, or from a sequence that `push` iterates over) raises RuntimeError.
 #[pyclass(module = "vioblk._native")]
 pub(crate) struct SplitQueue {
     ring: vring::SplitQueue,
     /// By head: what the device may be using.
     pins: Vec<Vec<Pin>>,
+    owner: Owner,
 }
 
 impl SplitQueue {
+    /// Refuse in a child of fork(), where the ring's memory is not mapped.
+    fn check_process(&self, py: Python<'_>) -> PyResult<()> {
+        if self.owner.is_here() { Ok(()) } else { Err(errors::forked(py)) }
+    }
+
+    fn check(&self, py: Python<'_>) -> PyResult<()> {
+        self.check_process(py)?;
+        self.ring.broken().map_or(Ok(()), |broken| Err(errors::of_broken(py, broken)))
+    }
+
     fn push_plan(&mut self, py: Python<'_>, plan: Plan) -> PyResult<u16> {
         let head = self.ring.push(&plan.readable, &plan.writable);
         let head = head.map_err(|error| errors::of_push(py, error))?;
         self.pins[usize::from(head)] = plan.pins;
         Ok(head)
+    }
+}
+
+impl Drop for SplitQueue {
+    fn drop(&mut self) {
+        if !self.owner.is_here() {
+            return;
+        }
+        // Without a confirmed reset the device may go on using what was published.
+        let pins = &mut self.pins;
+        self.ring.withdraw(|head| pins[usize::from(head)].clear());
+        self.pins.iter().flatten().for_each(Pin::abandon);
     }
 }
 
@@ -160,7 +189,7 @@ impl SplitQueue {
             vring::SplitQueue::new(pin, layout, vring::SplitOptions { event_idx, strict, zeroed })
                 .map_err(|error| PyValueError::new_err(error.to_string()))?;
         let pins = (0..layout.size).map(|_| Vec::new()).collect();
-        Ok(Self { ring, pins })
+        Ok(Self { ring, pins, owner: Owner::here() })
     }
 
     #[getter]
@@ -195,18 +224,14 @@ impl SplitQueue {
 
     #[pyo3(signature = (chain, /))]
     fn push(&mut self, py: Python<'_>, chain: &Bound<'_, PyAny>) -> PyResult<u16> {
-        if let Some(broken) = self.ring.broken() {
-            return Err(errors::of_broken(py, broken));
-        }
+        self.check(py)?;
         self.push_plan(py, Plan::of(chain)?)
     }
 
     #[pyo3(signature = (chains, /))]
     fn push_many(&mut self, py: Python<'_>, chains: &Bound<'_, PySequence>) -> PyResult<Vec<u16>> {
-        if let Some(broken) = self.ring.broken() {
-            return Err(errors::of_broken(py, broken));
-        }
-        let mut plans = Vec::with_capacity(chains.len()?);
+        self.check(py)?;
+        let mut plans = Vec::new();
         for chain in chains.try_iter()? {
             let plan = Plan::of(&chain?)?;
             self.ring
@@ -214,7 +239,7 @@ impl SplitQueue {
                 .map_err(|error| errors::of_push(py, error))?;
             plans.push(plan);
         }
-        let mut heads = Vec::with_capacity(plans.len());
+        let mut heads = Vec::new();
         for plan in plans {
             match self.ring.push(&plan.readable, &plan.writable) {
                 Ok(head) => {
@@ -228,16 +253,18 @@ impl SplitQueue {
         Ok(heads)
     }
 
-    fn withdraw(&mut self) -> Vec<u16> {
+    fn withdraw(&mut self, py: Python<'_>) -> PyResult<Vec<u16>> {
+        self.check_process(py)?;
         let mut heads = Vec::new();
         self.ring.withdraw(|head| heads.push(head));
         for &head in &heads {
             self.pins[usize::from(head)].clear();
         }
-        heads
+        Ok(heads)
     }
 
     fn publish(&mut self, py: Python<'_>) -> PyResult<bool> {
+        self.check_process(py)?;
         self.ring.publish().map_err(|broken| errors::of_broken(py, broken))
     }
 
@@ -247,6 +274,10 @@ impl SplitQueue {
         py: Python<'py>,
         limit: Option<i64>,
     ) -> PyResult<Vec<Bound<'py, PyAny>>> {
+        self.check_process(py)?;
+        // All that runs Python code comes first: what was reaped must not be lost to a signal.
+        let class = COMPLETION.import(py, "vioblk.ring", "Completion")?;
+        let make = PyTuple::type_object(py).getattr(intern!(py, "__new__"))?;
         let limit = limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(0));
         let mut used = Vec::new();
         let (ring, pins) = (&mut self.ring, &mut self.pins);
@@ -255,24 +286,28 @@ impl SplitQueue {
             used.push(completion);
         })
         .map_err(|broken| errors::of_broken(py, broken))?;
-        let class = py.import("vioblk.ring")?.getattr("Completion")?;
-        used.iter().map(|used| class.call1((used.head, used.written))).collect()
+        let completion = |used: &vring::Used| make.call1((class, (used.head, used.written)));
+        used.iter().map(completion).collect()
     }
 
     fn arm(&mut self, py: Python<'_>) -> PyResult<bool> {
+        self.check_process(py)?;
         self.ring.arm().map_err(|broken| errors::of_broken(py, broken))
     }
 
-    fn disarm(&mut self) {
+    fn disarm(&mut self, py: Python<'_>) -> PyResult<()> {
+        self.check_process(py)?;
         self.ring.disarm();
+        Ok(())
     }
 
-    fn reclaim(&mut self) -> Vec<u16> {
+    fn reclaim(&mut self, py: Python<'_>) -> PyResult<Vec<u16>> {
+        self.check_process(py)?;
         let mut heads = Vec::new();
         self.ring.reclaim(|head| heads.push(head));
         for pins in &mut self.pins {
             pins.clear();
         }
-        heads
+        Ok(heads)
     }
 }

@@ -4,6 +4,9 @@
 //! back. One waiter at a time sits in epoll, reaps for all when it wakes, and hands the role on;
 //! the others wait on a condition variable. No wait is longer than [`TICK`], so that each caller
 //! can look at its deadline and at signals.
+//!
+//! Batches that do not fit wait in a backlog and are submitted in the order of their arrival, by
+//! whoever reaps next; nothing overtakes them.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -14,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use shm::{DmaSpace, Doorbell, EventFd, Pin, Poller, Ready, Watch};
 
-use crate::batch::{Batch, Batches};
+use crate::batch::{Batch, BatchId, Batches};
 use crate::error::{Broken, LayoutError, PushError};
 use crate::layout::SplitLayout;
 use crate::request::{Completion, Limits, Request, RequestError};
@@ -77,7 +80,7 @@ enum Owner {
     /// Of `submit_many`: its completion goes to `reap_many`.
     Token(u64),
     /// Of `execute`: its status goes into a batch.
-    Batch { batch: usize, index: usize },
+    Batch { batch: BatchId, index: usize },
 }
 
 #[derive(Debug)]
@@ -85,13 +88,16 @@ struct State {
     slots: RequestSlots<Owner>,
     limits: Limits,
     batches: Batches,
+    /// Batches of which not all has been submitted, in the order of their arrival.
+    backlog: VecDeque<BatchId>,
     /// Completions that a waiter reaped and `reap_many` has yet to hand out.
     finished: VecDeque<Completion>,
     /// Somebody sits in epoll.
     waiter: bool,
+    /// `arm` asked for an interrupt, and nothing was reaped since: a waiter leaves it on.
+    armed_by_owner: bool,
+    /// Why the queue was given up; it stays so.
     gone: Option<String>,
-    /// Counts reclaims; a batch of an earlier epoch will never be completed.
-    epoch: u64,
     kick_due: bool,
     kick_count: u64,
 }
@@ -105,23 +111,108 @@ impl State {
         }
     }
 
-    /// Reap all that is ready; completions of `submit_many` go to `out` while it has room.
-    fn reap(&mut self, limit: usize, mut out: impl FnMut(Completion)) -> Result<usize, Broken> {
-        let (batches, mut handed) = (&mut self.batches, 0);
-        let finished = &mut self.finished;
-        self.slots.reap(usize::MAX, |Finished { owner, written, status }| match owner {
-            Owner::Token(token) => {
-                let completion = Completion { token, written, status };
-                if handed < limit {
-                    out(completion);
-                    handed += 1;
-                } else {
-                    finished.push_back(completion);
+    fn give_up(&mut self, why: impl Into<String>) {
+        // The first reason is the best one.
+        self.gone.get_or_insert_with(|| why.into());
+    }
+
+    /// Check all requests before any is submitted; pins for those that have data.
+    fn check_all(&self, requests: &[Request]) -> Result<Vec<Option<Pin>>, QueueError> {
+        let check = |(index, request)| {
+            let checked = self.slots.check(request, &self.limits);
+            checked.map_err(|error| QueueError::Request { index, error })
+        };
+        requests.iter().enumerate().map(check).collect()
+    }
+
+    /// Reap all that is ready; completions of `submit_many` go to `out` while it has room. How
+    /// many were reaped, and how many of them went to `out`. A breach of the rules stays noted in
+    /// the ring, and is told by the next check.
+    fn reap(&mut self, limit: usize, mut out: impl FnMut(Completion)) -> (usize, usize) {
+        let (batches, finished) = (&mut self.batches, &mut self.finished);
+        let mut handed = 0;
+        let reaped =
+            self.slots.reap(usize::MAX, |Finished { owner, written, status }| match owner {
+                Owner::Token(token) => {
+                    let completion = Completion { token, written, status };
+                    if handed < limit {
+                        out(completion);
+                        handed += 1;
+                    } else {
+                        finished.push_back(completion);
+                    }
+                }
+                Owner::Batch { batch, index } => batches.complete(batch, index, status),
+            });
+        (reaped.unwrap_or(0), handed)
+    }
+
+    /// Push of the backlog what fits, in order.
+    fn push_backlog(&mut self) {
+        while let Some(&id) = self.backlog.front() {
+            if self.push_rest(id) == Rest::Waits {
+                return;
+            }
+            self.backlog.pop_front();
+        }
+    }
+
+    /// Push of a batch what fits.
+    fn push_rest(&mut self, id: BatchId) -> Rest {
+        let Some(batch) = self.batches.get_mut(id) else { return Rest::Gone };
+        if batch.limits != self.limits
+            && let Err(error) = check_again(&self.slots, batch, &self.limits)
+        {
+            batch.failed = Some(error);
+            return Rest::Gone;
+        }
+        while let Some(request) = batch.requests.get(batch.submitted) {
+            let index = batch.submitted;
+            let pin = batch.pins[index].take();
+            let owner = Owner::Batch { batch: id, index };
+            match self.slots.push(request, pin, &batch.limits, owner) {
+                Ok(()) => batch.note_submitted(),
+                Err((PushError::Full { .. }, unused)) => {
+                    batch.pins[index] = unused;
+                    return Rest::Waits;
+                }
+                Err((error, _)) => {
+                    batch.failed = Some(of_push(error));
+                    return Rest::Gone;
                 }
             }
-            Owner::Batch { batch, index } => batches.complete(batch, index, status),
-        })?;
-        Ok(handed)
+        }
+        Rest::Gone
+    }
+}
+
+/// What is left of a batch in the backlog.
+#[derive(PartialEq, Eq)]
+enum Rest {
+    /// Nothing, or nothing that could be submitted.
+    Gone,
+    /// Something that does not fit now.
+    Waits,
+}
+
+/// The limits have changed since the batch was checked (the disk may have shrunk).
+fn check_again(
+    slots: &RequestSlots<Owner>,
+    batch: &mut Batch,
+    limits: &Limits,
+) -> Result<(), QueueError> {
+    for (index, request) in batch.requests.iter().enumerate().skip(batch.submitted) {
+        let checked = slots.check_limits(request, limits);
+        checked.map_err(|error| QueueError::Request { index, error })?;
+    }
+    batch.limits = *limits;
+    Ok(())
+}
+
+fn of_push(error: PushError) -> QueueError {
+    match error {
+        PushError::Broken(broken) => QueueError::Broken(broken),
+        other => QueueError::Gone(other.to_string()),
     }
 }
 
@@ -142,23 +233,26 @@ pub struct BlockQueue {
     state: Mutex<State>,
     turn: Condvar,
     doorbell: Doorbell,
+    /// Where the waiter sits.
     poller: Poller,
-    /// Wakes the waiter in epoll when the queue is given up.
+    /// What the owner's event loop watches. One of its own, as a wait takes edges away.
+    watch: Poller,
+    /// Wakes the waiter in epoll: the queue was given up, or its request reaped by another.
     wake: EventFd,
+    /// Wakes the owner's event loop: a waiter reaped what is the loop's.
+    handed_over: EventFd,
     layout: SplitLayout,
-    /// Watched by `poller`, which does not own them.
+    /// Watched by the pollers, which do not own them.
     _watched: Wires,
 }
 
-/// What `execute` waits for; see [`BlockQueue::begin`].
+/// A batch that was begun; its owner brings it to its end with [`BlockQueue::finish`], or gives
+/// it up with [`BlockQueue::end`].
+#[must_use]
 #[derive(Debug)]
 pub struct Execution {
-    requests: Vec<Request>,
-    /// By request: what keeps its data's region open until the request is submitted.
-    pins: Vec<Option<Pin>>,
-    submitted: usize,
-    batch: usize,
-    epoch: u64,
+    batch: BatchId,
+    count: usize,
 }
 
 impl BlockQueue {
@@ -176,14 +270,17 @@ impl BlockQueue {
         legacy: bool,
         mut wires: Wires,
     ) -> Result<Self, NewQueueError> {
-        let poller = Poller::new()?;
-        let wake = EventFd::new()?;
+        let (poller, watch) = (Poller::new()?, Poller::new()?);
+        let (wake, handed_over) = (EventFd::new()?, EventFd::new()?);
         poller.add(&wake, WAKE, Watch::Edge)?;
-        if let Some(fd) = &wires.interrupt {
-            poller.add(fd, INTERRUPT, Watch::Edge)?;
-        }
-        if let Some(fd) = &wires.hangup {
-            poller.add(fd, HANG_UP, Watch::HangUp)?;
+        watch.add(&handed_over, WAKE, Watch::Edge)?;
+        for poller in [&poller, &watch] {
+            if let Some(fd) = &wires.interrupt {
+                poller.add(fd, INTERRUPT, Watch::Edge)?;
+            }
+            if let Some(fd) = &wires.hangup {
+                poller.add(fd, HANG_UP, Watch::HangUp)?;
+            }
         }
         let kick = wires.kick.take().map(EventFd::from_fd);
         let layout = *ring.layout();
@@ -192,10 +289,11 @@ impl BlockQueue {
             slots: RequestSlots::new(ring, space, slots, legacy)?,
             limits,
             batches: Batches::default(),
+            backlog: VecDeque::new(),
             finished: VecDeque::new(),
             waiter: false,
+            armed_by_owner: false,
             gone: None,
-            epoch: 0,
             kick_due: false,
             kick_count: 0,
         };
@@ -204,7 +302,9 @@ impl BlockQueue {
             turn: Condvar::new(),
             doorbell: kick.map_or(Doorbell::None, Doorbell::EventFd),
             poller,
+            watch,
             wake,
+            handed_over,
             layout,
             _watched: wires,
         })
@@ -236,7 +336,12 @@ impl BlockQueue {
         self.lock().check().err().map(|error| error.to_string())
     }
 
-    /// How often the device was notified.
+    /// Completions whose length was larger than the chain's writable part.
+    pub fn clamped_count(&self) -> u64 {
+        self.lock().slots.ring().clamped_count()
+    }
+
+    /// How often the device was notified, or was to be by the owner.
     pub fn kick_count(&self) -> u64 {
         self.lock().kick_count
     }
@@ -251,9 +356,10 @@ impl BlockQueue {
         self.lock().limits = limits;
     }
 
-    /// The epoll descriptor: readable with an interrupt or a hang-up.
+    /// An epoll descriptor for the owner's event loop: readable, once armed, with a completion or
+    /// a hang-up.
     pub fn poll_fd(&self) -> RawFd {
-        self.poller.as_raw_fd()
+        self.watch.as_raw_fd()
     }
 
     /// For a queue without a doorbell: whether a kick is due, and forget it.
@@ -261,60 +367,47 @@ impl BlockQueue {
         std::mem::take(&mut self.lock().kick_due)
     }
 
-    /// Check all requests before any is submitted; pins for those that have data.
-    fn check(state: &State, requests: &[Request]) -> Result<Vec<Option<Pin>>, QueueError> {
-        let check = |(index, request)| {
-            let checked = state.slots.check(request, &state.limits);
-            checked.map_err(|error| QueueError::Request { index, error })
-        };
-        requests.iter().enumerate().map(check).collect()
-    }
-
-    /// Push from the front as many as fit, publish once, ring at most once.
-    fn submit(
-        &self,
-        state: &mut State,
-        requests: &[Request],
-        pins: &mut [Option<Pin>],
-        owner: impl Fn(usize, &Request) -> Owner,
-    ) -> Result<usize, QueueError> {
-        let mut count = 0;
-        for (request, pin) in requests.iter().zip(pins) {
-            let owner = owner(count, request);
-            match state.slots.push(request, pin.take(), &state.limits, owner) {
-                Ok(()) => count += 1,
-                Err((PushError::Full { .. }, unused)) => {
-                    *pin = unused;
-                    break;
-                }
-                Err((PushError::Broken(broken), _)) => return Err(QueueError::Broken(broken)),
-                Err((error, _)) => return Err(QueueError::Gone(error.to_string())),
-            }
+    /// Make what was pushed visible, and ring if the device wants that.
+    fn publish(&self, state: &mut State) {
+        // A broken ring has nothing to publish; the next check tells of it.
+        if state.slots.ring_mut().publish() != Ok(true) {
+            return;
         }
-        if state.slots.ring_mut().publish().map_err(QueueError::Broken)? {
-            self.kick(state);
-        }
-        Ok(count)
-    }
-
-    fn kick(&self, state: &mut State) {
         state.kick_count += 1;
         match self.doorbell.ring() {
             Ok(rung) => state.kick_due |= !rung,
             Err(error) => {
-                state.gone = Some(format!("the device cannot be notified: {error}"));
+                state.give_up(format!("the device cannot be notified: {error}"));
                 self.turn.notify_all();
             }
         }
     }
 
-    /// Submit from the front as many as fit; how many.
+    /// Submit from the front as many as fit; how many. None while batches wait for room.
     pub fn submit_many(&self, requests: &[Request]) -> Result<usize, QueueError> {
         let mut guard = self.lock();
         let state = &mut *guard;
         state.check()?;
-        let mut pins = Self::check(state, requests)?;
-        self.submit(state, requests, &mut pins, |_, request| Owner::Token(request.token))
+        let pins = state.check_all(requests)?;
+        if !state.backlog.is_empty() {
+            return Ok(0);
+        }
+        let mut count = 0;
+        let mut failed = None;
+        for (request, pin) in requests.iter().zip(pins) {
+            let owner = Owner::Token(request.token);
+            match state.slots.push(request, pin, &state.limits, owner) {
+                Ok(()) => count += 1,
+                Err((PushError::Full { .. }, _)) => break,
+                Err((error, _)) => {
+                    failed = Some(of_push(error));
+                    break;
+                }
+            }
+        }
+        self.publish(state);
+        // What was accepted is on its way; the caller must know of it first.
+        failed.filter(|_| count == 0).map_or(Ok(count), Err)
     }
 
     /// Hand at most `limit` completions of submitted requests to `out`; how many there were.
@@ -327,16 +420,53 @@ impl BlockQueue {
         let state = &mut *guard;
         let earlier = state.finished.len().min(limit);
         state.finished.drain(..earlier).for_each(&mut out);
-        if earlier == limit {
-            return Ok(limit);
+        let mut count = earlier;
+        if earlier < limit {
+            // Also of a device that has gone: what it finished before that is finished.
+            let (reaped, handed) = state.reap(limit - earlier, out);
+            count += handed;
+            self.after_reap(state, reaped);
         }
-        // Also of a device that has gone: what it finished before that is finished.
-        let count = earlier + state.reap(limit - earlier, out).unwrap_or(0);
-        self.turn.notify_all();
-        if count == 0 {
+        if count > 0 {
+            state.armed_by_owner = false;
+            if !state.waiter {
+                state.slots.ring_mut().disarm();
+            }
+        } else if limit > 0 {
             state.check()?;
         }
         Ok(count)
+    }
+
+    /// Reap all that is ready, to whomever it belongs.
+    fn reap_for_all(&self, state: &mut State) {
+        if !state.slots.ring().has_used() {
+            return;
+        }
+        let handed_over = state.finished.len();
+        let (reaped, _) = state.reap(0, |_| ());
+        if state.armed_by_owner && state.finished.len() > handed_over {
+            // The device may have been told since that nobody waits for this one. If the signal
+            // fails, the loop finds out with the next interrupt.
+            let _ = self.handed_over.signal();
+        }
+        self.after_reap(state, reaped);
+    }
+
+    /// There is room now, and perhaps news for those who wait.
+    fn after_reap(&self, state: &mut State, reaped: usize) {
+        if reaped == 0 {
+            return;
+        }
+        if !state.backlog.is_empty() {
+            state.push_backlog();
+            self.publish(state);
+        }
+        self.turn.notify_all();
+        if state.waiter && state.armed_by_owner {
+            // The owner's `arm` may have moved the event behind what the waiter waits for.
+            let _ = self.wake.signal();
+        }
     }
 
     /// Begin a batch: check all of it, submit what fits.
@@ -344,110 +474,92 @@ impl BlockQueue {
         let mut guard = self.lock();
         let state = &mut *guard;
         state.check()?;
-        let pins = Self::check(state, &requests)?;
-        let batch = state.batches.open(requests.len());
-        let mut execution = Execution { requests, pins, submitted: 0, batch, epoch: state.epoch };
-        match self.submit_more(state, &mut execution) {
-            Ok(()) => Ok(execution),
-            Err(error) => {
-                state.batches.close(batch);
-                Err(error)
-            }
-        }
+        let pins = state.check_all(&requests)?;
+        let count = requests.len();
+        let batch = state.batches.open(requests, pins, state.limits);
+        state.backlog.push_back(batch);
+        state.push_backlog();
+        self.publish(state);
+        Ok(Execution { batch, count })
     }
 
-    /// Submit what fits of the rest of a batch.
-    fn submit_more(&self, state: &mut State, execution: &mut Execution) -> Result<(), QueueError> {
-        let (batch, first) = (execution.batch, execution.submitted);
-        let owner = |index, _: &Request| Owner::Batch { batch, index: first + index };
-        let rest = &execution.requests[first..];
-        let count = self.submit(state, rest, &mut execution.pins[first..], owner)?;
-        state.batches.add_in_flight(batch, count);
-        execution.submitted += count;
-        Ok(())
-    }
-
-    /// Bring a batch forward without waiting; whether it is complete.
-    pub fn advance(&self, execution: &mut Execution) -> Result<bool, QueueError> {
-        let mut guard = self.lock();
-        self.advance_locked(&mut guard, execution)
+    /// Look whether a batch is complete: then its statuses, and it has come to its end.
+    pub fn advance(&self, execution: &Execution) -> Result<Option<Vec<u8>>, QueueError> {
+        self.advance_locked(&mut self.lock(), execution)
     }
 
     fn advance_locked(
         &self,
         state: &mut State,
-        execution: &mut Execution,
-    ) -> Result<bool, QueueError> {
-        if execution.epoch != state.epoch {
-            return Err(QueueError::Reset);
-        }
+        execution: &Execution,
+    ) -> Result<Option<Vec<u8>>, QueueError> {
         self.reap_for_all(state);
-        let complete = state.batches.get(execution.batch).is_some_and(Batch::is_complete);
-        if complete {
-            return Ok(true);
+        let id = execution.batch;
+        let Some(batch) = state.batches.get_mut(id) else { return Err(QueueError::Reset) };
+        if batch.is_complete() {
+            return Ok(Some(state.batches.close(id)));
+        }
+        if let Some(error) = &batch.failed {
+            return Err(error.clone());
         }
         state.check()?;
-        if execution.submitted < execution.requests.len() && state.slots.ring().free_count() > 0 {
-            self.submit_more(state, execution)?;
-        }
-        Ok(false)
+        Ok(None)
     }
 
-    /// Reap all that is ready, to whomever it belongs. A breach of the rules stays noted in the
-    /// ring, and is told by the next check.
-    fn reap_for_all(&self, state: &mut State) {
-        if state.slots.ring().has_used() {
-            let _ = state.reap(0, |_| ());
-            self.turn.notify_all();
-        }
-    }
-
-    /// Look at the batch again and again for at most `spin`; whether it is complete.
-    pub fn spin(&self, execution: &mut Execution, spin: Duration) -> Result<bool, QueueError> {
+    /// Look at the batch again and again for at most `spin`; its statuses if it is complete.
+    pub fn spin(
+        &self,
+        execution: &Execution,
+        spin: Duration,
+    ) -> Result<Option<Vec<u8>>, QueueError> {
         let start = Instant::now();
         loop {
-            if self.advance(execution)? {
-                return Ok(true);
-            }
-            if start.elapsed() >= spin {
-                return Ok(false);
+            let statuses = self.advance(execution)?;
+            if statuses.is_some() || start.elapsed() >= spin {
+                return Ok(statuses);
             }
             std::hint::spin_loop();
         }
     }
 
-    /// Wait until a batch is complete. `tick` is called about every [`TICK`], and when a signal
-    /// came, with nothing locked; its error ends the wait.
+    /// Wait until a batch is complete; its statuses. `tick` is called about every [`TICK`], and
+    /// when a signal came, with nothing locked; its error ends the wait. After an error the batch
+    /// is still there, for [`Self::end`].
     pub fn finish<E: From<QueueError>>(
         &self,
-        execution: &mut Execution,
+        execution: &Execution,
         deadline: Option<Instant>,
         tick: impl FnMut() -> Result<(), E>,
-    ) -> Result<(), E> {
+    ) -> Result<Vec<u8>, E> {
         let mut ticker = Ticker::new(tick);
         loop {
             let mut guard = self.lock();
-            if self.advance_locked(&mut guard, execution)? {
-                return Ok(());
+            if let Some(statuses) = self.advance_locked(&mut guard, execution)? {
+                return Ok(statuses);
             }
             let Some(wait) = remaining(deadline) else {
-                let total = execution.requests.len();
-                let completed =
-                    guard.batches.get(execution.batch).map_or(0, Batch::completed_count);
-                return Err(QueueError::Timeout { completed, total }.into());
+                let batch = guard.batches.get_mut(execution.batch);
+                let completed = batch.map_or(0, |batch| batch.completed_count());
+                return Err(QueueError::Timeout { completed, total: execution.count }.into());
             };
             ticker.after(self.wait_turn(guard, wait))?;
         }
     }
 
-    /// The statuses of a batch, complete or not, which ends it: what the device still owns of it
-    /// stays pinned until it comes back, and is then forgotten.
+    /// Give a batch up; the statuses so far. What of it was not submitted never will be; what the
+    /// device still owns stays pinned until it comes back, and is then forgotten.
     pub fn end(&self, execution: Execution) -> Vec<u8> {
-        let mut state = self.lock();
-        if execution.epoch != state.epoch {
-            return vec![crate::STATUS_PENDING; execution.requests.len()];
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        let statuses = state.batches.close(execution.batch);
+        state.backlog.retain(|&waiting| waiting != execution.batch);
+        // It may have been what the others waited behind.
+        if state.check().is_ok() && !state.backlog.is_empty() {
+            state.push_backlog();
+            self.publish(state);
         }
-        state.batches.close(execution.batch)
+        self.turn.notify_all();
+        statuses
     }
 
     /// Wait until there is something to reap (or an error to tell); false when time is up, and at
@@ -473,16 +585,17 @@ impl BlockQueue {
     }
 
     /// Ask for an interrupt at the next completion, before waiting on [`Self::poll_fd`]; whether
-    /// there is something to reap already.
+    /// there is something to reap already. It stays asked for until `reap_many` finds something,
+    /// whatever other threads do.
     pub fn arm(&self) -> Result<bool, QueueError> {
         let mut state = self.lock();
-        if !state.waiter {
-            // What woke the caller is taken out: else the epoll descriptor would stay readable,
-            // and an event loop that watches it would spin.
-            let ready = self.poller.wait(Duration::ZERO).map(Iterator::collect);
-            Self::note(&mut state, ready);
-        }
+        // What woke the caller is taken out: else the descriptor would stay readable, and an
+        // event loop that watches it would spin.
+        let ready = self.watch.wait(Duration::ZERO).map(Iterator::collect);
+        Self::note(&mut state, ready);
+        self.handed_over.drain();
         state.check()?;
+        state.armed_by_owner = true;
         let more = state.slots.ring_mut().arm().map_err(QueueError::Broken)?;
         Ok(more || !state.finished.is_empty())
     }
@@ -495,7 +608,7 @@ impl BlockQueue {
             return !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out();
         }
         if state.slots.ring_mut().arm() != Ok(false) {
-            state.slots.ring_mut().disarm();
+            Self::disarm(&mut state);
             return true;
         }
         state.waiter = true;
@@ -503,39 +616,53 @@ impl BlockQueue {
         let ready = self.poller.wait(wait).map(Iterator::collect);
         let mut state = self.lock();
         state.waiter = false;
-        state.slots.ring_mut().disarm();
+        Self::disarm(&mut state);
         let came = Self::note(&mut state, ready);
         // The role is free again; whoever still waits takes it.
         self.turn.notify_all();
         came
     }
 
+    /// Interrupts are off while nobody sleeps, unless the owner's event loop does.
+    fn disarm(state: &mut State) {
+        if !state.armed_by_owner {
+            state.slots.ring_mut().disarm();
+        }
+    }
+
     /// Note what epoll found; whether it found anything.
     fn note(state: &mut State, ready: io::Result<Vec<Ready>>) -> bool {
         match ready {
             Ok(ready) => {
-                if ready.iter().any(|ready| ready.token == HANG_UP) && state.gone.is_none() {
-                    state.gone = Some("the device hung up".into());
+                if ready.iter().any(|ready| ready.token == HANG_UP) {
+                    state.give_up("the device hung up");
                 }
                 !ready.is_empty()
             }
             Err(error) => {
-                state.gone = Some(format!("waiting for the device failed: {error}"));
+                state.give_up(format!("waiting for the device failed: {error}"));
                 true
             }
         }
     }
 
-    /// Give the queue up: every waiter and every later call gets an error with this reason.
+    /// Give the queue up for good: every waiter and every later call gets an error with this
+    /// reason (or an earlier one).
     pub fn abort(&self, reason: String) {
-        self.lock().gone = Some(reason);
+        self.lock().give_up(reason);
+        self.wake_all();
+    }
+
+    fn wake_all(&self) {
         self.turn.notify_all();
         // If it fails, the waiter finds out at its next tick.
         let _ = self.wake.signal();
+        let _ = self.handed_over.signal();
     }
 
-    /// After a confirmed reset only: forget all requests. Returns the tokens of submitted ones
-    /// that were never completed. The queue is as new afterwards.
+    /// After a confirmed reset only: forget all requests in flight; the tokens of those that were
+    /// submitted and never completed. Completions that nobody has taken are kept, and a queue that
+    /// was given up stays so; apart from that it is as new.
     pub fn reclaim(&self) -> Vec<u64> {
         let mut guard = self.lock();
         let state = &mut *guard;
@@ -546,11 +673,12 @@ impl BlockQueue {
             }
         });
         state.slots.ring_mut().disarm();
-        state.batches = Batches::default();
-        state.gone = None;
+        state.batches.fail_all(&QueueError::Reset);
+        state.backlog.clear();
+        state.armed_by_owner = false;
         state.kick_due = false;
-        state.epoch += 1;
-        self.turn.notify_all();
+        drop(guard);
+        self.wake_all();
         lost
     }
 }

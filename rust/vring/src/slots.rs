@@ -32,7 +32,7 @@ struct InFlight<O> {
     owner: O,
     data_writable: u32,
     /// Keeps the data's region open.
-    _data: Option<Pin>,
+    data: Option<Pin>,
 }
 
 /// A split ring with request slots. `O` says to whom a request belongs.
@@ -112,17 +112,26 @@ impl<O: Copy> RequestSlots<O> {
         if indirect { size } else { size / longest }
     }
 
+    /// Check what does not depend on where the data is.
+    pub(crate) fn check_limits(
+        &self,
+        request: &Request,
+        limits: &Limits,
+    ) -> Result<(), RequestError> {
+        let data_limit = match limits.size_max {
+            0 => u64::from(u32::MAX),
+            size_max => u64::from(size_max) * u64::from(self.segments_max(limits)),
+        };
+        limits.check(request, data_limit)
+    }
+
     /// Check a request whole, and pin its data.
     pub(crate) fn check(
         &self,
         request: &Request,
         limits: &Limits,
     ) -> Result<Option<Pin>, RequestError> {
-        let data_limit = match limits.size_max {
-            0 => u64::from(u32::MAX),
-            size_max => u64::from(size_max) * u64::from(self.segments_max(limits)),
-        };
-        limits.check(request, data_limit)?;
+        self.check_limits(request, limits)?;
         if !request.has_data() {
             return Ok(None);
         }
@@ -159,7 +168,7 @@ impl<O: Copy> RequestSlots<O> {
             Ok(head) => {
                 let data_writable = self.writable.iter().map(|part| part.len()).sum::<u32>() - 1;
                 let place = &mut self.in_flight[usize::from(head)];
-                *place = Some(InFlight { owner, data_writable, _data: data });
+                *place = Some(InFlight { owner, data_writable, data });
                 self.in_flight_count += 1;
                 Ok(())
             }
@@ -256,5 +265,16 @@ impl<O: Copy> RequestSlots<O> {
             each(request.owner);
         }
         self.in_flight_count = 0;
+    }
+}
+
+impl<O> Drop for RequestSlots<O> {
+    fn drop(&mut self) {
+        if !self.ring.is_live() {
+            return;
+        }
+        // Without a confirmed reset the device may go on using what it was given.
+        let data = self.in_flight.iter().flatten().filter_map(|request| request.data.as_ref());
+        data.chain([&self.slots]).for_each(Pin::abandon);
     }
 }

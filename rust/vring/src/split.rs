@@ -126,7 +126,7 @@ pub struct SplitQueue {
     clamped: u64,
     broken: Option<Broken>,
     /// The ring's memory stays ours while the device may look at it.
-    _pin: Pin,
+    pin: Pin,
 }
 
 impl SplitQueue {
@@ -157,7 +157,7 @@ impl SplitQueue {
             clamped: 0,
             broken: None,
             layout,
-            _pin: pin,
+            pin,
         })
     }
 
@@ -184,6 +184,12 @@ impl SplitQueue {
     /// How the device broke the rules, if it did.
     pub fn broken(&self) -> Option<Broken> {
         self.broken
+    }
+
+    /// Whether the device may look at the ring: something was published since it was made, or
+    /// since the last `reclaim`.
+    pub fn is_live(&self) -> bool {
+        self.published > 0
     }
 
     /// The head that the next `push` will return, if it succeeds.
@@ -448,5 +454,14 @@ impl SplitQueue {
         (self.pushed, self.published) = (0, 0);
         (self.used_seen, self.outstanding) = (0, 0);
         self.broken = None;
+    }
+}
+
+impl Drop for SplitQueue {
+    fn drop(&mut self) {
+        // Without a confirmed reset the device may go on writing to the ring.
+        if self.is_live() {
+            self.pin.abandon();
+        }
     }
 }
