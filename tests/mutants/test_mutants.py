@@ -3,7 +3,10 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeAlias
 
 import pytest
 
@@ -16,9 +19,12 @@ ROOT = Path(__file__).parents[2]
 MUTANTS = all_mutants()
 MUTANT_COUNT_MIN = 15
 TIMEOUT_S = 100
+RUNS_AT_ONCE = 2
+
+Run: TypeAlias = subprocess.CompletedProcess[str]
 
 
-def run(*arguments: str, mutant: str | None = None) -> subprocess.CompletedProcess[str]:
+def run(*arguments: str, mutant: str | None = None) -> Run:
     # What runs here proves nothing about the specification, so it stays out of the record.
     environment = {
         name: value
@@ -56,9 +62,22 @@ def test_without_a_mutant_all_their_tests_pass() -> None:
         assert outcomes(result.stdout, test) == {"PASSED"}, result.stdout
 
 
+@pytest.fixture(scope="session")
+def runs(request: pytest.FixtureRequest) -> Iterator[Mapping[str, Future[Run]]]:
+    """The runs of the mutants whose tests were chosen, by name, in their order."""
+    chosen = [
+        MUTANTS[item.callspec.id]
+        for item in request.session.items
+        if isinstance(item, pytest.Function) and "runs" in item.fixturenames
+    ]
+    with ThreadPoolExecutor(RUNS_AT_ONCE) as pool:
+        yield {each.name: pool.submit(run, "-x", each.test, mutant=each.name) for each in chosen}
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
 @pytest.mark.parametrize("mutant", MUTANTS.values(), ids=MUTANTS.keys())
-def test_a_mutant_makes_its_test_fail(mutant: Mutant) -> None:
-    result = run("-x", mutant.test, mutant=mutant.name)
+def test_a_mutant_makes_its_test_fail(mutant: Mutant, runs: Mapping[str, Future[Run]]) -> None:
+    result = runs[mutant.name].result()
     assert f"MUTANT {mutant.name} is in place" in result.stdout, result.stdout + result.stderr
     assert "FAILED" in outcomes(result.stdout, mutant.test), f"{mutant.violation}\n{result.stdout}"
     assert result.returncode == pytest.ExitCode.TESTS_FAILED, result.stdout
