@@ -216,14 +216,14 @@ impl BlockQueue {
         let layout = layout_of(size, legacy_align, indirect_table_size)?;
         // The device has been told of the ring, and may be live.
         let options = SplitOptions { event_idx, strict, zeroed: true };
-        let ring = vring::SplitQueue::new(ring.pin(py)?, layout, options)
+        let ring = vring::SplitQueue::new(ring.claim()?, layout, options)
             .map_err(|error| PyValueError::new_err(error.to_string()))?;
         let wires = Wires {
             kick: duplicate(kick_fd)?,
             interrupt: duplicate(interrupt_fd)?,
             hangup: duplicate(hangup_fd)?,
         };
-        let (space, slots) = (space.space.clone(), slots.pin(py)?);
+        let (space, slots) = (space.space.clone(), slots.claim()?);
         let legacy = legacy_align.is_some();
         let queue = vring::BlockQueue::new(ring, space, slots, limits.0, legacy, wires);
         let queue = queue.map_err(|error| match error {

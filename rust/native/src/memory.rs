@@ -60,7 +60,6 @@ impl Region {
     }
 
     /// Keep it for a ring, or for the slots of one, alone.
-    #[allow(dead_code)]
     pub(crate) fn claim(&self) -> PyResult<shm::Claim> {
         self.0.claim().map_err(errors::of_space)
     }

@@ -184,10 +184,13 @@ impl SplitQueue {
         zeroed: bool,
     ) -> PyResult<Self> {
         let layout = layout_of(size, legacy_align, indirect_table_size)?;
-        let pin = region.get().pin(region.py())?;
-        let ring =
-            vring::SplitQueue::new(pin, layout, vring::SplitOptions { event_idx, strict, zeroed })
-                .map_err(|error| PyValueError::new_err(error.to_string()))?;
+        let claim = region.get().claim()?;
+        let ring = vring::SplitQueue::new(
+            claim,
+            layout,
+            vring::SplitOptions { event_idx, strict, zeroed },
+        )
+        .map_err(|error| PyValueError::new_err(error.to_string()))?;
         let pins = (0..layout.size).map(|_| Vec::new()).collect();
         Ok(Self { ring, pins, owner: Owner::here() })
     }

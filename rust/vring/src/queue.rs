@@ -15,7 +15,7 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use shm::{DmaSpace, Doorbell, EventFd, Pin, Poller, Ready, Watch};
+use shm::{Claim, DmaSpace, Doorbell, EventFd, Pin, Poller, Ready, Watch};
 
 use crate::batch::{Batch, BatchId, Batches};
 use crate::error::{Broken, LayoutError, PushError};
@@ -265,7 +265,7 @@ impl BlockQueue {
     pub fn new(
         mut ring: SplitQueue,
         space: DmaSpace,
-        slots: Pin,
+        slots: Claim,
         limits: Limits,
         legacy: bool,
         mut wires: Wires,

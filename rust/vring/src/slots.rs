@@ -1,6 +1,6 @@
 //! Block requests on a split ring: a slot of header and status byte for each head.
 
-use shm::{DmaSpace, Pin, Segment};
+use shm::{Claim, DmaSpace, Pin, Segment};
 
 use crate::error::{Broken, LayoutError, PushError};
 use crate::request::{Limits, Request, RequestError, SECTOR_BYTES, kind};
@@ -40,7 +40,7 @@ struct InFlight<O> {
 pub(crate) struct RequestSlots<O> {
     ring: SplitQueue,
     space: DmaSpace,
-    slots: Pin,
+    slots: Claim,
     in_flight: Vec<Option<InFlight<O>>>,
     in_flight_count: usize,
     /// Used for one request after the other, so that none allocates.
@@ -59,14 +59,14 @@ impl<O: Copy> RequestSlots<O> {
     pub(crate) fn new(
         ring: SplitQueue,
         space: DmaSpace,
-        slots: Pin,
+        slots: Claim,
         legacy: bool,
     ) -> Result<Self, LayoutError> {
         let size = ring.layout().size;
         if size < 4 {
             return Err(LayoutError::TooSmall { size, needed: 3 });
         }
-        let (needed, available) = (Self::length(usize::from(size)), slots.region().len());
+        let (needed, available) = (Self::length(usize::from(size)), slots.pin().region().len());
         if available < needed {
             return Err(LayoutError::RegionLength { needed, available });
         }
@@ -179,7 +179,7 @@ impl<O: Copy> RequestSlots<O> {
     /// Header, segment and status byte of the slot that belongs to `head`.
     fn write_slot(&self, head: u16, request: &Request) -> Result<(), shm::OutOfBounds> {
         let with_segment = matches!(request.kind, kind::DISCARD | kind::WRITE_ZEROES);
-        let span = self.slots.region().span();
+        let span = self.slots.pin().region().span();
         let slot = usize::from(head) * SLOT_BYTES;
         let mut header = [0; HEADER_BYTES];
         header[0..4].copy_from_slice(&request.kind.to_le_bytes());
@@ -209,7 +209,7 @@ impl<O: Copy> RequestSlots<O> {
         let slot = u64::from(head) * SLOT_BYTES as u64;
         self.readable.clear();
         self.writable.clear();
-        self.readable.push(self.slots.segment(slot, HEADER_BYTES as u64)?);
+        self.readable.push(self.slots.pin().segment(slot, HEADER_BYTES as u64)?);
         if let Some(pin) = data {
             let whole = pin.segment(request.offset, request.length.into())?;
             let piece = if limits.size_max == 0 { whole.len() } else { limits.size_max };
@@ -223,9 +223,9 @@ impl<O: Copy> RequestSlots<O> {
             }
         } else if request.kind != kind::FLUSH {
             let offset = slot + SEGMENT_OFFSET as u64;
-            self.readable.push(self.slots.segment(offset, SEGMENT_BYTES as u64)?);
+            self.readable.push(self.slots.pin().segment(offset, SEGMENT_BYTES as u64)?);
         }
-        self.writable.push(self.slots.segment(slot + STATUS_OFFSET as u64, 1)?);
+        self.writable.push(self.slots.pin().segment(slot + STATUS_OFFSET as u64, 1)?);
         Ok(())
     }
 
@@ -236,7 +236,7 @@ impl<O: Copy> RequestSlots<O> {
         mut each: impl FnMut(Finished<O>),
     ) -> Result<usize, Broken> {
         let (in_flight, in_flight_count) = (&mut self.in_flight, &mut self.in_flight_count);
-        let span = self.slots.region().span();
+        let span = self.slots.pin().region().span();
         let lengths_are_reliable = self.lengths_are_reliable;
         self.ring.reap(limit, |Used { head, written }| {
             let Some(request) = in_flight[usize::from(head)].take() else { return };
@@ -275,6 +275,6 @@ impl<O> Drop for RequestSlots<O> {
         }
         // Without a confirmed reset the device may go on using what it was given.
         let data = self.in_flight.iter().flatten().filter_map(|request| request.data.as_ref());
-        data.chain([&self.slots]).for_each(Pin::abandon);
+        data.chain([self.slots.pin()]).for_each(Pin::abandon);
     }
 }

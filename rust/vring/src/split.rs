@@ -4,7 +4,9 @@
 //! that was pushed, `reap` takes back what the device has used. What the driver relies on (free
 //! list, lengths, which heads are outstanding) is its own copy, which the device cannot reach.
 
-use shm::{AvailableElement, Descriptor, Pin, Records, Region, Segment, UsedElement, Words, fence};
+use shm::{
+    AvailableElement, Claim, Descriptor, Records, Region, Segment, UsedElement, Words, fence,
+};
 
 use crate::error::{Broken, LayoutError, PushError};
 use crate::event::event_passed;
@@ -126,18 +128,22 @@ pub struct SplitQueue {
     clamped: u64,
     broken: Option<Broken>,
     /// The ring's memory stays ours while the device may look at it.
-    pin: Pin,
+    claim: Claim,
 }
 
 impl SplitQueue {
-    /// Lay a ring out in `pin`'s region and zero it (but see [`SplitOptions::zeroed`]).
+    /// Lay a ring out in the claimed region and zero it (but see [`SplitOptions::zeroed`]).
     /// Notifications start enabled.
-    pub fn new(pin: Pin, layout: SplitLayout, options: SplitOptions) -> Result<Self, LayoutError> {
-        let address = pin.region().device_address();
+    pub fn new(
+        claim: Claim,
+        layout: SplitLayout,
+        options: SplitOptions,
+    ) -> Result<Self, LayoutError> {
+        let address = claim.pin().region().device_address();
         if !address.is_multiple_of(layout.align as u64) {
             return Err(LayoutError::RegionAlign { address, align: layout.align });
         }
-        let shared = Shared::new(pin.region(), &layout)?;
+        let shared = Shared::new(claim.pin().region(), &layout)?;
         if !options.zeroed {
             shared.zero();
         } else if shared.used.load(INDEX) != 0 || shared.available.load(INDEX) != 0 {
@@ -157,7 +163,7 @@ impl SplitQueue {
             clamped: 0,
             broken: None,
             layout,
-            pin,
+            claim,
         })
     }
 
@@ -461,7 +467,7 @@ impl Drop for SplitQueue {
     fn drop(&mut self) {
         // Without a confirmed reset the device may go on writing to the ring.
         if self.is_live() {
-            self.pin.abandon();
+            self.claim.pin().abandon();
         }
     }
 }

@@ -156,7 +156,7 @@ fn pair(shape: Shape, history: u64) -> (Driver, Device) {
     let data = space.alloc(128, 64).unwrap();
     let mut device = Device::new(&space, &ring, &layout, shape);
     let options = SplitOptions { event_idx: shape.event_idx, strict: true, zeroed: false };
-    let queue = SplitQueue::new(ring.pin().unwrap(), layout, options).unwrap();
+    let queue = SplitQueue::new(ring.claim().unwrap(), layout, options).unwrap();
     let mut driver = Driver { queue, data, places: shape.places() };
     for number in 0..history {
         driver.submit([number]);

@@ -105,7 +105,7 @@ impl Driver {
         let layout = SplitLayout::new(QUEUE_SIZE.into(), None, tables).unwrap();
         let ring = space.alloc(layout.length, 4096).unwrap();
         let options = SplitOptions { event_idx, strict: true, zeroed: false };
-        let queue = SplitQueue::new(ring.pin().unwrap(), layout, options).unwrap();
+        let queue = SplitQueue::new(ring.claim().unwrap(), layout, options).unwrap();
         start(&device, features, &layout, ring.device_address());
         let payload = space.alloc(SLOTS * SLOT_BYTES as usize, 4096).unwrap();
         let interrupt = wire(device.interrupt_fd(0).unwrap());
