@@ -1,0 +1,502 @@
+//! `BlockQueue` alone, against a device that the test drives by hand: who is told what, and when.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)] // a failed unwrap is a failed test
+
+use std::collections::VecDeque;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::thread::{self, ScopedJoinHandle};
+use std::time::{Duration, Instant};
+
+use shm::{DmaSpace, EventFd, Region, UsedElement, Words};
+use softdev::ring::{Chain, DeviceRing, RingAddresses, RingFeatures};
+use softdev::{AddressMap, Segment};
+use vring::request::{Completion, Limits, Request, RequestError, kind};
+use vring::{
+    BlockQueue, Execution, QueueError, STATUS_PENDING, SplitLayout, SplitOptions, SplitQueue, Wires,
+};
+
+/// Requests that fit at once: each takes one descriptor and an indirect table.
+const DEPTH: usize = 4;
+const SECTOR: u32 = 512;
+const CAPACITY_SECTORS: u64 = 1 << 20;
+
+/// Longer than anything here takes on a busy machine; a bound, not a wait.
+const LONG: Duration = Duration::from_secs(30);
+
+fn limits(capacity_sectors: u64) -> Limits {
+    Limits {
+        capacity_sectors,
+        kinds: 1 << kind::IN | 1 << kind::OUT | 1 << kind::FLUSH,
+        ..Limits::default()
+    }
+}
+
+/// The status with which the device answers for a sector: another one for each of many.
+fn status_of(sector: u64) -> u8 {
+    (sector % 251) as u8
+}
+
+fn statuses_of(sectors: impl IntoIterator<Item = u64>) -> Vec<u8> {
+    sectors.into_iter().map(status_of).collect()
+}
+
+/// A request that the device holds.
+struct Held {
+    head: u16,
+    sector: u64,
+    status: Segment,
+    writable_bytes: u32,
+}
+
+/// The device's half: it does what the test says, when the test says it.
+struct Device {
+    ring: DeviceRing,
+    map: AddressMap,
+    interrupt: EventFd,
+    held: VecDeque<Held>,
+}
+
+impl Device {
+    fn new(space: &DmaSpace, ring: u64, layout: &SplitLayout, interrupt: EventFd) -> Self {
+        let addresses = RingAddresses {
+            size: layout.size,
+            descriptors: ring + layout.descriptors as u64,
+            available: ring + layout.available as u64,
+            used: ring + layout.used as u64,
+        };
+        let mut map = AddressMap::new(space.clone());
+        let features = RingFeatures { event_idx: false, indirect: true };
+        let ring = DeviceRing::new(&addresses, features, &mut map).unwrap();
+        Self { ring, map, interrupt, held: VecDeque::new() }
+    }
+
+    /// Take what is available; the sectors, in order.
+    fn take(&mut self) -> Vec<u64> {
+        self.ring.poll().unwrap();
+        let (mut chain, mut sectors) = (Chain::default(), Vec::new());
+        while self.ring.take(&mut self.map, &mut chain).unwrap() {
+            let mut header = [0; 16];
+            self.map.read(&chain.readable[0], 0, &mut header).unwrap();
+            let sector = u64::from_le_bytes(header[8..].try_into().unwrap());
+            sectors.push(sector);
+            self.held.push_back(Held {
+                head: chain.head,
+                sector,
+                status: *chain.writable.last().unwrap(),
+                writable_bytes: chain.writable_bytes as u32,
+            });
+        }
+        sectors
+    }
+
+    /// Complete the oldest `count` of those that are held, and notify the driver if it asks.
+    fn complete(&mut self, count: usize) {
+        for Held { head, sector, status, writable_bytes } in self.held.drain(..count) {
+            self.map.write(&status, status.length - 1, &[status_of(sector)]).unwrap();
+            self.ring.put_used(UsedElement { id: head.into(), len: writable_bytes });
+        }
+        self.ring.publish();
+        if self.ring.wants_interrupt() {
+            self.interrupt.signal().unwrap();
+        }
+    }
+
+    /// Serve until told to stop, which a test that fails does not get to.
+    fn serve(&mut self, stop: &AtomicBool) {
+        let started = Instant::now();
+        while !stop.load(Relaxed) && started.elapsed() < LONG {
+            self.take();
+            if self.held.is_empty() {
+                thread::yield_now();
+            } else {
+                self.complete(self.held.len().min(3));
+            }
+        }
+    }
+}
+
+/// A queue, the memory of its requests, and what its device is made from.
+struct Rig {
+    space: DmaSpace,
+    queue: BlockQueue,
+    ring: Region,
+    data: Region,
+    interrupt: EventFd,
+    /// The available ring's flags, by which a waiter asks for an interrupt.
+    available_flags: Words,
+    /// The device is gone when this end of its connection is.
+    connection: UnixStream,
+}
+
+fn descriptor_of(event: &EventFd) -> Option<OwnedFd> {
+    Some(shm::duplicate_fd(event.as_raw_fd()).unwrap())
+}
+
+impl Rig {
+    fn new() -> (Self, Device) {
+        let space = DmaSpace::new();
+        space.map(1 << 20, 1 << 32).unwrap();
+        let layout = SplitLayout::new(DEPTH, None, DEPTH).unwrap();
+        let ring = space.alloc(layout.length, 4096).unwrap();
+        let slots = space.alloc(BlockQueue::slots_length(DEPTH), 4096).unwrap();
+        let data = space.alloc(4096, 4096).unwrap();
+        let split =
+            SplitQueue::new(ring.claim().unwrap(), layout, SplitOptions::default()).unwrap();
+        let (kick, interrupt) = (EventFd::new().unwrap(), EventFd::new().unwrap());
+        let (connection, ours) = UnixStream::pair().unwrap();
+        let wires = Wires {
+            kick: descriptor_of(&kick),
+            interrupt: descriptor_of(&interrupt),
+            hangup: Some(ours.into()),
+        };
+        let limits = limits(CAPACITY_SECTORS);
+        let slots = slots.claim().unwrap();
+        let queue = BlockQueue::new(split, space.clone(), slots, limits, false, wires).unwrap();
+        let available_flags = ring.span().words(layout.available, 1).unwrap();
+        let rig = Self { space, queue, ring, data, interrupt, available_flags, connection };
+        let device = rig.device();
+        (rig, device)
+    }
+
+    /// A device that knows of nothing yet.
+    fn device(&self) -> Device {
+        let interrupt = self.interrupt.try_clone().unwrap();
+        Device::new(&self.space, self.ring.device_address(), self.queue.layout(), interrupt)
+    }
+
+    /// A read of one sector.
+    fn read(&self, sector: u64) -> Request {
+        Request {
+            kind: kind::IN,
+            sector,
+            length: SECTOR,
+            region: self.data.handle(),
+            token: sector,
+            ..Request::default()
+        }
+    }
+
+    fn reads(&self, sectors: impl IntoIterator<Item = u64>) -> Vec<Request> {
+        sectors.into_iter().map(|sector| self.read(sector)).collect()
+    }
+
+    fn begin(&self, sectors: impl IntoIterator<Item = u64>) -> Execution {
+        self.queue.begin(self.reads(sectors)).unwrap()
+    }
+
+    /// Wait for a batch, but not for ever.
+    fn finish(&self, execution: &Execution) -> Result<Vec<u8>, QueueError> {
+        self.queue.finish(execution, Some(Instant::now() + LONG), || Ok(()))
+    }
+
+    /// Until a waiter has asked for an interrupt, and so sits in epoll or is about to.
+    fn until_armed(&self) {
+        let started = Instant::now();
+        while self.available_flags.load(0) != 0 {
+            assert!(started.elapsed() < LONG, "nobody waits");
+            thread::yield_now();
+        }
+    }
+
+    fn assert_works_with(&self, device: &mut Device) {
+        let execution = self.begin(10..14);
+        assert_eq!(device.take(), [10, 11, 12, 13]);
+        device.complete(4);
+        assert_eq!(self.finish(&execution), Ok(statuses_of(10..14)));
+        assert_eq!(self.queue.in_flight(), 0);
+    }
+}
+
+/// What a thread returned, which it does before long.
+fn join<T>(thread: ScopedJoinHandle<'_, T>) -> T {
+    let started = Instant::now();
+    while !thread.is_finished() {
+        assert!(started.elapsed() < LONG, "a waiter was forgotten");
+        thread::yield_now();
+    }
+    thread.join().unwrap()
+}
+
+#[test]
+fn two_executors_each_get_their_own_statuses() {
+    let (rig, mut device) = Rig::new();
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let served = scope.spawn(|| device.serve(&stop));
+        let rig = &rig;
+        let execute = move |first: u64| {
+            for round in 0..100 {
+                let start = first + round * 7;
+                // From less than fits to several times as much.
+                let sectors = start..start + 1 + round % 19;
+                let execution = rig.begin(sectors.clone());
+                assert_eq!(rig.finish(&execution), Ok(statuses_of(sectors)));
+            }
+        };
+        let others = [scope.spawn(move || execute(0)), scope.spawn(move || execute(100_000))];
+        let [(), ()] = others.map(join);
+        stop.store(true, Relaxed);
+        join(served);
+    });
+    assert_eq!(rig.queue.in_flight(), 0);
+}
+
+#[test]
+fn an_abort_ends_every_wait_with_its_reason() {
+    let (rig, mut device) = Rig::new();
+    let executions = [rig.begin([1]), rig.begin([2])];
+    rig.queue.submit_many(&rig.reads([3])).unwrap();
+    assert_eq!(device.take(), [1, 2, 3]);
+    thread::scope(|scope| {
+        let rig = &rig;
+        let finishing = executions.each_ref().map(|one| scope.spawn(move || rig.finish(one)));
+        let waiting = scope
+            .spawn(|| rig.queue.wait(Some(Instant::now() + LONG), || Ok::<(), QueueError>(())));
+        rig.until_armed();
+        rig.queue.abort("given up".into());
+        rig.queue.abort("and again".into());
+        for thread in finishing {
+            assert_eq!(join(thread), Err(QueueError::Gone("given up".into())));
+        }
+        // There is an error to tell, which the next reap does.
+        assert_eq!(join(waiting), Ok(true));
+    });
+    let gone = Err(QueueError::Gone("given up".into()));
+    assert_eq!(rig.queue.reap_many(8, |_| ()), gone);
+    assert_eq!(rig.queue.submit_many(&rig.reads([4])), gone);
+    // What the device still completes is handed out all the same.
+    device.complete(3);
+    let mut tokens = Vec::new();
+    assert_eq!(rig.queue.reap_many(8, |Completion { token, .. }| tokens.push(token)), Ok(1));
+    assert_eq!((tokens, rig.queue.in_flight()), (vec![3], 0));
+}
+
+#[test]
+fn an_abort_wakes_those_who_wait_at_once() {
+    // A wait that only ends with its tick calls it. On a busy machine the tick can come first.
+    let prompt = (0..20).any(|_| {
+        let (rig, mut device) = Rig::new();
+        let executions = [rig.begin([1]), rig.begin([2])];
+        assert_eq!(device.take(), [1, 2]);
+        let ticks = AtomicUsize::new(0);
+        thread::scope(|scope| {
+            let (queue, ticks) = (&rig.queue, &ticks);
+            // One sits in epoll, the other waits for it.
+            let waiting = executions.each_ref().map(|execution| {
+                scope.spawn(move || {
+                    queue.finish(execution, Some(Instant::now() + LONG), || {
+                        ticks.fetch_add(1, Relaxed);
+                        Ok::<(), QueueError>(())
+                    })
+                })
+            });
+            rig.until_armed();
+            rig.queue.abort("given up".into());
+            for thread in waiting {
+                assert_eq!(join(thread), Err(QueueError::Gone("given up".into())));
+            }
+        });
+        ticks.load(Relaxed) == 0
+    });
+    assert!(prompt, "nobody was woken");
+}
+
+#[test]
+fn a_device_that_hangs_up_ends_a_wait() {
+    let (rig, mut device) = Rig::new();
+    let execution = rig.begin([1]);
+    assert_eq!(device.take(), [1]);
+    thread::scope(|scope| {
+        let waiting = scope.spawn(|| rig.finish(&execution));
+        rig.until_armed();
+        rig.connection.shutdown(std::net::Shutdown::Both).unwrap();
+        assert_eq!(join(waiting), Err(QueueError::Gone("the device hung up".into())));
+    });
+}
+
+#[test]
+fn a_reset_ends_every_wait_and_the_queue_works_again() {
+    let (rig, mut device) = Rig::new();
+    for round in 0..20 {
+        // More than fits, so that some of it has never been submitted.
+        let executions = [rig.begin(0..2), rig.begin(2..8)];
+        assert_eq!(device.take(), [0, 1, 2, 3]);
+        let complete_first = round % 2 == 0;
+        thread::scope(|scope| {
+            let rig = &rig;
+            let waiting = executions.each_ref().map(|one| scope.spawn(move || rig.finish(one)));
+            rig.until_armed();
+            if complete_first {
+                device.complete(2);
+            }
+            assert_eq!(rig.queue.reclaim(), []);
+            let [first, second] = waiting.map(join);
+            // The first may have been completed before the reset, if anybody has looked.
+            assert!(
+                first == Err(QueueError::Reset) || complete_first && first == Ok(statuses_of(0..2)),
+                "{first:?}"
+            );
+            assert_eq!(second, Err(QueueError::Reset));
+        });
+        for execution in executions {
+            rig.queue.end(execution);
+        }
+        assert_eq!((rig.queue.in_flight(), rig.data.in_flight()), (0, 0));
+        device = rig.device();
+        rig.assert_works_with(&mut device);
+        // The ring goes on from where it is; a fresh device starts from the beginning.
+        rig.queue.reclaim();
+        device = rig.device();
+    }
+}
+
+#[test]
+fn a_reset_returns_the_tokens_that_were_lost_and_keeps_what_was_completed() {
+    let (rig, mut device) = Rig::new();
+    assert_eq!(rig.queue.submit_many(&rig.reads(0..9)), Ok(DEPTH));
+    let elsewhere = thread::scope(|scope| {
+        let waiting = scope
+            .spawn(|| rig.queue.wait(Some(Instant::now() + LONG), || Ok::<(), QueueError>(())));
+        assert_eq!(device.take(), [0, 1, 2, 3]);
+        device.complete(1);
+        join(waiting)
+    });
+    assert_eq!(elsewhere, Ok(true));
+    let mut lost = rig.queue.reclaim();
+    lost.sort_unstable();
+    assert_eq!(lost, [1, 2, 3]);
+    let mut kept = Vec::new();
+    assert_eq!(rig.queue.reap_many(8, |completion| kept.push(completion)), Ok(1));
+    assert_eq!(kept, [Completion { token: 0, written: SECTOR, status: status_of(0) }]);
+    // Nothing is in flight, so there is nothing to wait for.
+    let nothing = rig.queue.wait(None, || Err(QueueError::Gone("it waited".into())));
+    assert_eq!((nothing, rig.queue.in_flight()), (Ok(false), 0));
+}
+
+#[test]
+fn an_abandoned_batch_is_forgotten_when_it_comes_back() {
+    let (rig, mut device) = Rig::new();
+    let abandoned = rig.begin(0..6);
+    assert_eq!(device.take(), [0, 1, 2, 3]);
+    device.complete(1);
+    assert_eq!(rig.queue.advance(&abandoned), Ok(None));
+    let mut so_far = vec![STATUS_PENDING; 6];
+    so_far[0] = status_of(0);
+    assert_eq!(rig.queue.end(abandoned), so_far);
+    // Of the rest, 4 took the place of 0 and is in flight; 5 was never submitted.
+    let next = rig.begin([100]);
+    assert_eq!(device.take(), [4]);
+    assert!(rig.data.close().is_err(), "the device may still write to it");
+    device.complete(4);
+    assert_eq!(rig.queue.advance(&next), Ok(None));
+    assert_eq!(device.take(), [100]);
+    device.complete(1);
+    assert_eq!(rig.finish(&next), Ok(statuses_of([100])));
+    assert_eq!((rig.queue.in_flight(), rig.data.in_flight()), (0, 0));
+    rig.data.close().unwrap();
+}
+
+#[test]
+fn a_disk_that_shrinks_refuses_the_rest_of_a_batch() {
+    let (rig, mut device) = Rig::new();
+    let batch = rig.begin(0..8);
+    let later = rig.begin([1]);
+    assert_eq!(device.take(), [0, 1, 2, 3]);
+    rig.queue.set_limits(limits(6));
+    device.complete(4);
+    let refused = RequestError::BeyondEnd { sector: 6, length: SECTOR, capacity: 6 };
+    let refused = QueueError::Request { index: 6, error: refused };
+    assert_eq!(rig.finish(&batch), Err(refused));
+    let mut so_far = statuses_of(0..4);
+    so_far.resize(8, STATUS_PENDING);
+    assert_eq!(rig.queue.end(batch), so_far);
+    // It holds up nobody.
+    assert_eq!(device.take(), [1]);
+    device.complete(1);
+    assert_eq!(rig.finish(&later), Ok(statuses_of([1])));
+    assert_eq!(rig.queue.in_flight(), 0);
+}
+
+#[test]
+fn a_change_of_limits_that_a_batch_can_live_with_changes_nothing_for_it() {
+    let (rig, mut device) = Rig::new();
+    let batch = rig.begin(0..8);
+    assert_eq!(device.take(), [0, 1, 2, 3]);
+    rig.queue.set_limits(limits(8));
+    device.complete(4);
+    assert_eq!(rig.queue.advance(&batch), Ok(None));
+    assert_eq!(device.take(), [4, 5, 6, 7]);
+    device.complete(4);
+    assert_eq!(rig.finish(&batch), Ok(statuses_of(0..8)));
+}
+
+#[test]
+fn nothing_overtakes_a_batch_that_waits_for_room() {
+    let (rig, mut device) = Rig::new();
+    let batches = [rig.begin(0..6), rig.begin([6]), rig.begin([7])];
+    assert_eq!(rig.queue.submit_many(&rig.reads([8])), Ok(0));
+    let mut seen = device.take();
+    while seen.len() < 8 {
+        // One at a time, so that there is room for a small batch before there is for the rest of
+        // the large one.
+        device.complete(1);
+        assert_eq!(rig.queue.advance(&batches[2]), Ok(None));
+        seen.extend(device.take());
+        // 2 is there yet to be seen.
+        let waits = (seen.len() as u64) < 8;
+        assert!(!waits || rig.queue.submit_many(&rig.reads([8])) == Ok(0));
+    }
+    assert_eq!(seen, [0, 1, 2, 3, 4, 5, 6, 7]);
+    assert_eq!(rig.queue.submit_many(&rig.reads([8])), Ok(0), "the ring is full");
+    device.complete(4);
+    let [large, small, last] = batches;
+    assert_eq!(rig.finish(&large), Ok(statuses_of(0..6)));
+    assert_eq!(rig.finish(&small), Ok(statuses_of([6])));
+    assert_eq!(rig.finish(&last), Ok(statuses_of([7])));
+    assert_eq!(rig.queue.submit_many(&rig.reads([8])), Ok(1));
+    assert_eq!(device.take(), [8]);
+}
+
+#[test]
+fn an_ended_batch_makes_room_for_those_behind_it() {
+    let (rig, mut device) = Rig::new();
+    let first = rig.begin(0..4);
+    let ended = rig.begin(4..12);
+    let last = rig.begin([20]);
+    assert_eq!(device.take(), [0, 1, 2, 3]);
+    assert_eq!(rig.queue.end(ended), [STATUS_PENDING; 8]);
+    device.complete(4);
+    assert_eq!(rig.finish(&first), Ok(statuses_of(0..4)));
+    assert_eq!(device.take(), [20]);
+    device.complete(1);
+    assert_eq!(rig.finish(&last), Ok(statuses_of([20])));
+}
+
+#[test]
+fn a_wait_ends_when_its_time_is_up_and_says_how_far_it_came() {
+    let (rig, mut device) = Rig::new();
+    let execution = rig.begin(0..3);
+    assert_eq!(device.take(), [0, 1, 2]);
+    device.complete(2);
+    let soon = Some(Instant::now() + Duration::from_millis(20));
+    let timed_out = rig.queue.finish(&execution, soon, || Ok::<(), QueueError>(()));
+    assert_eq!(timed_out, Err(QueueError::Timeout { completed: 2, total: 3 }));
+    // It can be waited for again.
+    device.complete(1);
+    assert_eq!(rig.finish(&execution), Ok(statuses_of(0..3)));
+}
+
+#[test]
+fn an_error_of_the_tick_ends_a_wait() {
+    let (rig, mut device) = Rig::new();
+    let execution = rig.begin([5]);
+    assert_eq!(device.take(), [5]);
+    let interrupted = || Err(QueueError::Gone("a signal came".into()));
+    let waited = rig.queue.finish(&execution, Some(Instant::now() + LONG), interrupted);
+    assert_eq!(waited, Err(QueueError::Gone("a signal came".into())));
+    // The queue itself is none the worse for it.
+    device.complete(1);
+    assert_eq!(rig.finish(&execution), Ok(statuses_of([5])));
+}
