@@ -134,8 +134,8 @@ class DmaSpace:
     def alloc(self, length: int, align: int = 4096) -> Region:
         """Cut a zeroed region. `align`: a power of two up to 4096.
 
-        Raises MemoryError if no mapping has room, or no handle is left (there are 2^20 at once,
-        and 2^32 in the life of the space: none names two regions).
+        Raises MemoryError if no mapping has room, BufferError if no handle is left (there are
+        2^20 at once, and 2^32 in the life of the space: none names two regions).
         """
     def region(self, handle: int, /) -> Region:
         """The open region of this handle; KeyError if there is none (any more)."""

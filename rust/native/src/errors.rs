@@ -21,12 +21,12 @@ pub(crate) fn named(py: Python<'_>, name: &str, message: String) -> PyErr {
 pub(crate) fn of_space(error: SpaceError) -> PyErr {
     match error {
         SpaceError::Invalid(why) => PyValueError::new_err(why),
-        SpaceError::NoRoom { .. } | SpaceError::NoHandle => {
-            PyMemoryError::new_err(error.to_string())
-        }
-        SpaceError::InUse { .. } | SpaceError::Closed | SpaceError::Claimed => {
-            PyBufferError::new_err(error.to_string())
-        }
+        SpaceError::NoRoom { .. } => PyMemoryError::new_err(error.to_string()),
+        // No MemoryError for want of a handle: more memory would not help.
+        SpaceError::InUse { .. }
+        | SpaceError::Closed
+        | SpaceError::Claimed
+        | SpaceError::NoHandle => PyBufferError::new_err(error.to_string()),
         SpaceError::Forked => Python::attach(forked),
         SpaceError::Io(error) => error.into(),
     }
