@@ -199,7 +199,6 @@ impl BlockQueue {
     ))]
     #[allow(clippy::too_many_arguments)] // keywords, in Python
     fn new(
-        py: Python<'_>,
         space: &DmaSpace,
         ring: &Region,
         slots: &Region,
