@@ -200,6 +200,10 @@ class StorageDaemon:
         assert line, f"{DAEMON} has died:\n{self.log()}"
         return json.loads(line)
 
+    def pause(self) -> None:
+        """Let it stand still (SIGSTOP): it answers nothing more. Only `kill` ends it then."""
+        self._process.send_signal(signal.SIGSTOP)
+
     def stop(self) -> None:
         """End the daemon in good order, images included. Idempotent."""
         with suppress(ProcessLookupError):

@@ -39,7 +39,7 @@ INITIALIZE_TIMEOUT_S: Final = 5.0
 """How long the device may take over a reset."""
 
 HASTY_DRAIN_TIMEOUT_S: Final = 1.0
-"""How long requests may take to complete if an exception ends the work with the disk."""
+"""How long requests, or else a reset, may take if an exception ends the work with the disk."""
 
 CLOSED: Final = "the disk has been closed; open it again"
 
@@ -406,8 +406,9 @@ class BlockDevice:
         did not confirm its reset; the disk is closed all the same. Raises StateError in an
         `on_config_change` callback.
 
-        At the end of a `with` block that an exception leaves, requests have 1 s to complete, and
-        none after KeyboardInterrupt or RequestTimeoutError; what goes wrong is noted at it.
+        At the end of a `with` block that an exception leaves, requests have 1 s to complete and
+        the reset 5 s; after KeyboardInterrupt or RequestTimeoutError the reset has 1 s, and nothing
+        else is waited for. What goes wrong is noted at the exception.
         """
         limit_s = self._timeout_s if timeout_s is None else checked_timeout(timeout_s)
         self._close(drain, limit_s, limit_s)
@@ -459,8 +460,9 @@ class BlockDevice:
         """Close soon, and let `error` be what the caller sees."""
         hopeless = isinstance(error, KeyboardInterrupt | RequestTimeoutError)
         drain_timeout_s = 0.0 if hopeless else min(HASTY_DRAIN_TIMEOUT_S, self._timeout_s)
+        reset_timeout_s = HASTY_DRAIN_TIMEOUT_S if hopeless else INITIALIZE_TIMEOUT_S
         try:
-            self._close(True, drain_timeout_s, INITIALIZE_TIMEOUT_S)
+            self._close(True, drain_timeout_s, reset_timeout_s)
         except Exception as second:
             error.add_note(f"closing the disk failed as well: {second}")
 
