@@ -17,7 +17,7 @@ use vring::{
     BlockQueue, Execution, QueueError, STATUS_PENDING, SplitLayout, SplitOptions, SplitQueue, Wires,
 };
 
-/// Requests that fit at once: each takes one descriptor and an indirect table.
+/// Requests that fit at once.
 const DEPTH: usize = 4;
 const SECTOR: u32 = 512;
 const CAPACITY_SECTORS: u64 = 1 << 20;
@@ -135,12 +135,16 @@ fn descriptor_of(event: &EventFd) -> Option<OwnedFd> {
 }
 
 impl Rig {
+    /// Every request takes one descriptor and an indirect table.
     fn new() -> (Self, Device) {
+        Self::with(SplitLayout::new(DEPTH, None, DEPTH).unwrap())
+    }
+
+    fn with(layout: SplitLayout) -> (Self, Device) {
         let space = DmaSpace::new();
         space.map(1 << 20, 1 << 32).unwrap();
-        let layout = SplitLayout::new(DEPTH, None, DEPTH).unwrap();
         let ring = space.alloc(layout.length, 4096).unwrap();
-        let slots = space.alloc(BlockQueue::slots_length(DEPTH), 4096).unwrap();
+        let slots = space.alloc(BlockQueue::slots_length(layout.size.into()), 4096).unwrap();
         let data = space.alloc(4096, 4096).unwrap();
         let split =
             SplitQueue::new(ring.claim().unwrap(), layout, SplitOptions::default()).unwrap();
@@ -273,8 +277,8 @@ fn an_abort_ends_every_wait_with_its_reason() {
     assert_eq!((tokens, rig.queue.in_flight()), (vec![3], 0));
 }
 
-#[test]
-fn an_abort_wakes_those_who_wait_at_once() {
+/// Two wait, one in epoll and the other for the one in epoll: each must be told without delay.
+fn assert_wakes_at_once(end: impl Fn(&BlockQueue), expected: &QueueError) {
     // A wait that only ends with its tick calls it. On a busy machine the tick can come first.
     let prompt = (0..20).any(|_| {
         let (rig, mut device) = Rig::new();
@@ -283,7 +287,6 @@ fn an_abort_wakes_those_who_wait_at_once() {
         let ticks = AtomicUsize::new(0);
         thread::scope(|scope| {
             let (queue, ticks) = (&rig.queue, &ticks);
-            // One sits in epoll, the other waits for it.
             let waiting = executions.each_ref().map(|execution| {
                 scope.spawn(move || {
                     queue.finish(execution, Some(Instant::now() + LONG), || {
@@ -293,14 +296,25 @@ fn an_abort_wakes_those_who_wait_at_once() {
                 })
             });
             rig.until_armed();
-            rig.queue.abort("given up".into());
+            end(queue);
             for thread in waiting {
-                assert_eq!(join(thread), Err(QueueError::Gone("given up".into())));
+                assert_eq!(join(thread).as_ref(), Err(expected));
             }
         });
         ticks.load(Relaxed) == 0
     });
     assert!(prompt, "nobody was woken");
+}
+
+#[test]
+fn an_abort_wakes_those_who_wait_at_once() {
+    let gone = QueueError::Gone("given up".into());
+    assert_wakes_at_once(|queue| queue.abort("given up".into()), &gone);
+}
+
+#[test]
+fn a_reset_wakes_those_who_wait_at_once() {
+    assert_wakes_at_once(|queue| assert!(queue.reclaim().is_empty()), &QueueError::Reset);
 }
 
 #[test]
@@ -409,11 +423,11 @@ fn a_disk_that_shrinks_refuses_the_rest_of_a_batch() {
     let refused = RequestError::BeyondEnd { sector: 6, length: SECTOR, capacity: 6 };
     let refused = QueueError::Request { index: 6, error: refused };
     assert_eq!(rig.finish(&batch), Err(refused));
+    // It holds up nobody.
+    assert_eq!(device.take(), [1]);
     let mut so_far = statuses_of(0..4);
     so_far.resize(8, STATUS_PENDING);
     assert_eq!(rig.queue.end(batch), so_far);
-    // It holds up nobody.
-    assert_eq!(device.take(), [1]);
     device.complete(1);
     assert_eq!(rig.finish(&later), Ok(statuses_of([1])));
     assert_eq!(rig.queue.in_flight(), 0);
@@ -457,6 +471,42 @@ fn nothing_overtakes_a_batch_that_waits_for_room() {
     assert_eq!(rig.finish(&last), Ok(statuses_of([7])));
     assert_eq!(rig.queue.submit_many(&rig.reads([8])), Ok(1));
     assert_eq!(device.take(), [8]);
+}
+
+/// A ring with two descriptors left, which are too few for the read that waits.
+fn rig_with_a_read_that_waits() -> (Rig, Device, Execution) {
+    let (rig, mut device) = Rig::with(SplitLayout::new(8, None, 0).unwrap());
+    assert_eq!(rig.queue.submit_many(&rig.reads(1..3)), Ok(2));
+    let waits = rig.begin([3]);
+    assert_eq!(device.take(), [1, 2]);
+    (rig, device, waits)
+}
+
+const FLUSH: Request =
+    Request { kind: kind::FLUSH, flags: 0, sector: 0, offset: 0, length: 0, region: 0, token: 0 };
+
+#[test]
+fn what_would_fit_does_not_overtake_what_does_not() {
+    let (rig, mut device, waits) = rig_with_a_read_that_waits();
+    assert_eq!(rig.queue.submit_many(&[FLUSH]), Ok(0));
+    let flush = rig.queue.begin(vec![FLUSH]).unwrap();
+    assert_eq!(device.take(), []);
+    device.complete(1);
+    assert_eq!(rig.queue.advance(&flush), Ok(None));
+    assert_eq!(device.take(), [3, 0]);
+    device.complete(3);
+    assert_eq!(rig.finish(&waits), Ok(statuses_of([3])));
+    assert_eq!(rig.finish(&flush), Ok(statuses_of([0])));
+}
+
+#[test]
+fn what_waited_behind_an_ended_batch_goes_out_at_once() {
+    let (rig, mut device, waits) = rig_with_a_read_that_waits();
+    let flush = rig.queue.begin(vec![FLUSH]).unwrap();
+    assert_eq!(rig.queue.end(waits), [STATUS_PENDING]);
+    assert_eq!(device.take(), [0]);
+    device.complete(3);
+    assert_eq!(rig.finish(&flush), Ok(statuses_of([0])));
 }
 
 #[test]
