@@ -1,17 +1,21 @@
 """The connection keeps its promises whatever the peer does: in time, checked, nothing leaked."""
 
 import contextlib
+import dis
+import itertools
 import os
 import select
 import signal
 import socket
 import struct
+import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NoReturn
+from types import FrameType
+from typing import Any, NoReturn
 
 import pytest
 from hypothesis import given
@@ -228,22 +232,171 @@ def test_closing_ends_an_exchange_in_another_thread() -> None:
         assert "it was closed" in str(failures[0])
 
 
-def test_an_interrupted_exchange_gives_the_connection_up() -> None:
+@contextlib.contextmanager
+def interrupted_soon() -> Iterator[None]:
+    """Ctrl-C while the block waits; the block must not end before."""
+
     def interrupt(*_: object) -> NoReturn:
         raise KeyboardInterrupt
 
+    former = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, SHORT_S / 2)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, former)
+
+
+@pytest.mark.parametrize("early_bytes", [0, 5, 12, 19])
+def test_the_reply_of_an_interrupted_exchange_is_not_taken_for_another(early_bytes: int) -> None:
+    late = encode(Request.GET_FEATURES, u64(1))
     with connected() as (connection, peer):
-        former = signal.signal(signal.SIGALRM, interrupt)
-        signal.setitimer(signal.ITIMER_REAL, SHORT_S / 2)
-        try:
-            with pytest.raises(KeyboardInterrupt):
-                connection.ask_u64(Request.GET_FEATURES)
-        finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.signal(signal.SIGALRM, former)
-        with pytest.raises(DeviceGoneError, match="interrupted by KeyboardInterrupt"):
+        peer.sendall(late[:early_bytes])
+        with interrupted_soon():
             connection.ask_u64(Request.GET_FEATURES)
+        peer.sendall(late[early_bytes:] + encode(Request.GET_FEATURES, u64(2)))
+        assert connection.ask_u64(Request.GET_FEATURES) == 2
+        assert connection.given_up is None
+
+
+def test_an_acknowledgement_that_is_owed_is_taken_before_the_next_message() -> None:
+    with connected() as (connection, peer):
+        connection.reply_ack = True
+        with interrupted_soon():
+            connection.tell(Request.SET_CONFIG, bytes(13))
+        peer.sendall(encode(Request.SET_CONFIG, u64(1)) + encode(Request.SET_CONFIG, u64(0)))
+        connection.tell(Request.SET_CONFIG, bytes(13))
+        sent, _ = receive_exactly(peer, 50)
+        assert sent[:25] == sent[25:]
+
+
+def test_an_interrupted_message_is_sent_to_its_end_before_the_next() -> None:
+    payload = os.urandom(4 << 20)
+    with connected() as (connection, peer), Path("/dev/null").open("rb") as file:
+        with interrupted_soon():
+            connection.post(Request.SET_CONFIG, payload, [file.fileno()])
+        received: list[tuple[bytes, int]] = []
+
+        def read_all() -> None:
+            data, fds = receive_exactly(peer, 12 + len(payload) + 12)
+            received.append((data, len(fds)))
+            for fd in fds:
+                os.close(fd)
+
+        with peer_does(read_all):
+            connection.post(Request.SET_OWNER)
+    data, fd_count = received[0]
+    assert data[12:-12] == payload
+    assert struct.unpack("=III", data[-12:]) == (Request.SET_OWNER, 1, 0)
+    assert fd_count == 1
+
+
+def test_a_message_of_which_nothing_was_sent_is_forgotten() -> None:
+    ours, peer = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    ours.setblocking(False)
+    filler = 0
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            filler += ours.send(bytes(4096))
+    connection = Connection(ours, "the peer", LONG_S)
+    with contextlib.closing(connection), peer:
+        with interrupted_soon():
+            connection.ask_u64(Request.GET_QUEUE_NUM)
+        receive_exactly(peer, filler)
+        peer.sendall(encode(Request.GET_FEATURES, u64(3)))
+        assert connection.ask_u64(Request.GET_FEATURES) == 3
+        assert struct.unpack("=III", receive_exactly(peer, 12)[0])[0] == Request.GET_FEATURES
+
+
+def test_a_reply_that_is_owed_and_never_comes_costs_no_more_than_the_time_limit() -> None:
+    with connected(2 * SHORT_S) as (connection, peer):
+        with interrupted_soon():
+            connection.ask_u64(Request.GET_FEATURES)
+        with pytest.raises(TransportError, match="did not answer GET_QUEUE_NUM"):
+            connection.ask_u64(Request.GET_QUEUE_NUM)
         assert_given_up(connection, peer)
+
+
+def test_garbage_for_a_reply_that_is_owed_is_found_out() -> None:
+    with connected() as (connection, peer):
+        with interrupted_soon():
+            connection.ask_u64(Request.GET_FEATURES)
+        peer.sendall(encode(Request.GET_QUEUE_NUM, u64(2)))
+        with pytest.raises(ProtocolError, match="answered GET_FEATURES with a reply to GET_QUEUE"):
+            connection.ask_u64(Request.GET_QUEUE_NUM)
+        assert_given_up(connection, peer)
+
+
+def test_an_interruption_anywhere_leaves_the_connection_usable() -> None:
+    def serve(peer: socket.socket) -> None:
+        for number in itertools.count():
+            if len(receive_exactly(peer, 12)[0]) < 12:
+                return
+            peer.sendall(encode(Request.GET_FEATURES, u64(number)))
+
+    with connected() as (connection, peer):
+        thread = threading.Thread(target=serve, args=(peer,))
+        thread.start()
+        place, interrupted = 0, True
+        while interrupted:
+            place += 1
+            interrupted = interrupt_at(place, lambda: connection.ask_u64(Request.GET_FEATURES))
+            first = connection.ask_u64(Request.GET_FEATURES)
+            assert connection.ask_u64(Request.GET_FEATURES) == first + 1, "each its own reply"
+            assert free_for_others(connection)
+        connection.close()
+        thread.join(LONG_S)
+    assert place > 30
+
+
+SIGNALS_AFTER = ("CALL", "JUMP_BACKWARD", "RESUME")
+"""Instructions after which the interpreter runs the handlers of signals."""
+
+
+def interrupt_at(count: int, call: Callable[[], object]) -> bool:
+    """Raise KeyboardInterrupt where a signal handler could raise it for the time `count` while
+    `call` runs in the modules of the connection; whether it came to that."""
+    remaining = count
+    last: dict[FrameType, str] = {}
+
+    def trace(frame: FrameType, event: str, _: object) -> Callable[..., Any] | None:
+        nonlocal remaining
+        if not frame.f_code.co_filename.endswith(("connection.py", "exchange.py")):
+            return None
+        frame.f_trace_opcodes = True
+        if event == "opcode":
+            remaining -= last.get(frame, "").startswith(SIGNALS_AFTER)
+            last[frame] = dis.opname[frame.f_code.co_code[frame.f_lasti]]
+            if remaining == 0:
+                remaining = -1
+                raise KeyboardInterrupt
+        return trace
+
+    former = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        call()
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.settrace(former)
+    return False
+
+
+def free_for_others(connection: Connection) -> bool:
+    """Whether another thread can use the connection."""
+    alive: list[bool] = []
+
+    def look() -> None:
+        connection.check_alive()
+        alive.append(True)
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    thread.join(LONG_S)
+    return alive == [True]
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")

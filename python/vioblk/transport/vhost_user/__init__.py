@@ -1,7 +1,7 @@
 """The vhost-user transport: `vhost-user:PATH`, a device that another process serves over a socket.
 
 Read in this order: `transport` (the whole), `queue`, `memory`, `config`, `channel`, then
-`connection` and `messages` (the protocol itself).
+`connection`, `exchange` and `messages` (the protocol itself).
 """
 
 from collections.abc import Mapping

@@ -3,6 +3,7 @@
 The peer is not trusted. What it sends is bounded before it is read, and descriptors that it sends
 along are dropped by the kernel before they exist in this process. After any failure the two sides
 no longer agree where a message begins, so the connection is given up and every later call says why.
+An interruption (Ctrl-C) is no failure: the next call first ends the exchange that was interrupted.
 """
 
 import contextlib
@@ -13,8 +14,7 @@ import socket
 import stat
 import threading
 import time
-from array import array
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -22,20 +22,10 @@ from vioblk.errors import (
     AddressError,
     DeviceGoneError,
     ForkedError,
-    ProtocolError,
     TransportError,
 )
-from vioblk.transport.vhost_user.messages import (
-    HEADER,
-    MAX_PAYLOAD_BYTES,
-    NEED_REPLY_FLAG,
-    REPLY_FLAG,
-    U64,
-    VERSION,
-    VERSION_MASK,
-    Request,
-    request_name,
-)
+from vioblk.transport.vhost_user.exchange import Exchange
+from vioblk.transport.vhost_user.messages import NEED_REPLY_FLAG, U64, VERSION, Request
 
 DEFAULT_TIMEOUT_S: Final = 5.0
 """How long one exchange may take. A back end that drains a former client takes seconds."""
@@ -116,6 +106,8 @@ class Connection:
         self._timeout_s = timeout_s
         self._lock = threading.RLock()
         self._given_up: str | None = None
+        self._unfinished: Exchange | None = None
+        """Under way, or else interrupted: its reply may be still to come."""
         self._owner_pid = os.getpid()
         self.reply_ack = False
         """Whether REPLY_ACK was negotiated: `tell` then asks for an acknowledgement."""
@@ -142,9 +134,8 @@ class Connection:
         `reply_lengths`: the payload lengths in bytes that are allowed. `hint` is added to the
         error of a reply that does not come.
         """
-        with self._exchange(request, hint) as deadline:
-            self._send(HEADER.pack(request, VERSION, len(payload)) + payload, (), deadline)
-            return self._receive_reply(request, reply_lengths, deadline)
+        exchange = Exchange(self._peer, request, payload, reply_lengths=reply_lengths)
+        return self._run(exchange, hint)
 
     def ask_u64(self, request: Request, *, hint: str = "") -> int:
         """Send a request without payload whose reply is one number."""
@@ -161,10 +152,11 @@ class Connection:
             self.post(request, payload, fds)
             self.sync(request)
             return
-        with self._exchange(request) as deadline:
-            flags = VERSION | NEED_REPLY_FLAG
-            self._send(HEADER.pack(request, flags, len(payload)) + payload, fds, deadline)
-            (code,) = U64.unpack(self._receive_reply(request, (U64.size,), deadline))
+        flags = VERSION | NEED_REPLY_FLAG
+        exchange = Exchange(
+            self._peer, request, payload, fds, flags=flags, reply_lengths=(U64.size,)
+        )
+        (code,) = U64.unpack(self._run(exchange))
         if code:
             raise TransportError(
                 f"{self._peer} refused {request.name} (code {code:#x}); its log may say why"
@@ -172,8 +164,7 @@ class Connection:
 
     def post(self, request: Request, payload: bytes = b"", fds: Sequence[int] = ()) -> None:
         """Send a request that has no reply, and do not wait for anything."""
-        with self._exchange(request) as deadline:
-            self._send(HEADER.pack(request, VERSION, len(payload)) + payload, fds, deadline)
+        self._run(Exchange(self._peer, request, payload, fds))
 
     def sync(self, after: Request) -> None:
         """Make sure that the back end has survived what it was sent: messages come in order, so an
@@ -182,11 +173,13 @@ class Connection:
 
     def check_alive(self) -> None:
         """Raise DeviceGoneError if the peer has hung up; does not wait."""
-        with self._exchange(None):
+        self._refuse_after_fork()
+        with self._lock:
+            self._refuse_if_gone()
             poller = select.poll()
             poller.register(self._socket, select.POLLRDHUP)
             if poller.poll(0):
-                raise ConnectionResetError(errno.ECONNRESET, "end of stream")
+                raise self._ended(ConnectionResetError(errno.ECONNRESET, "end of stream"))
 
     def give_up(self, reason: str) -> None:
         """Hang up, for `reason`: every later call raises DeviceGoneError with it. Never raises."""
@@ -212,25 +205,43 @@ class Connection:
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
 
-    @contextlib.contextmanager
-    def _exchange(self, request: Request | None, hint: str = "") -> Iterator[float]:
-        """Hold the connection for one exchange; yields its deadline. Gives up on any failure."""
+    def _run(self, exchange: Exchange, hint: str = "") -> bytes:
+        """Hold the connection for one exchange, and return its reply. Gives up on any failure."""
+        self._refuse_after_fork()
+        with self._lock:
+            self._refuse_if_gone()
+            deadline = time.monotonic() + self._timeout_s
+            try:
+                self._end_unfinished(deadline)
+                self._unfinished = exchange
+                reply = exchange.run(self._socket, deadline)
+            except OSError as error:
+                raise self._ended(error, exchange.request, hint) from error
+            self._unfinished = None
+            return reply
+
+    def _end_unfinished(self, deadline: float) -> None:
+        """End the exchange that was interrupted; nobody waits for its reply any more."""
+        if self._unfinished is not None and self._unfinished.begun:
+            self._unfinished.run(self._socket, deadline)
+
+    def _refuse_after_fork(self) -> None:
         if os.getpid() != self._owner_pid:
             raise ForkedError(
                 f"{self._peer} belongs to process {self._owner_pid}; open it again after the fork"
             )
-        with self._lock:
-            if self._given_up is not None:
-                raise DeviceGoneError(self._gone())
-            try:
-                yield time.monotonic() + self._timeout_s
-            except OSError as error:
-                failure = self._failure_of(error, request, hint)
-                self.give_up(str(failure))
-                raise failure from error
-            except BaseException as error:
-                self.give_up(f"an exchange was interrupted by {type(error).__name__}")
-                raise
+
+    def _refuse_if_gone(self) -> None:
+        if self._given_up is not None:
+            raise DeviceGoneError(self._gone())
+
+    def _ended(
+        self, error: OSError, request: Request | None = None, hint: str = ""
+    ) -> TransportError:
+        """Give up because of `error`, and return what to raise."""
+        failure = self._failure_of(error, request, hint)
+        self.give_up(str(failure))
+        return failure
 
     def _failure_of(self, error: OSError, request: Request | None, hint: str) -> TransportError:
         """What to tell the caller about an exchange that ended with `error`."""
@@ -259,57 +270,4 @@ class Connection:
         return (
             f"{self._peer} hung up {when}{f' ({hint})' if hint else ''}: "
             "it has exited, or dropped this connection"
-        )
-
-    def _send(self, message: bytes, fds: Sequence[int], deadline: float) -> None:
-        rest = memoryview(message)
-        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", fds))] if fds else []
-        while rest:
-            try:
-                sent = self._socket.sendmsg([rest], ancillary, socket.MSG_NOSIGNAL)
-            except BlockingIOError:
-                self._await(select.POLLOUT, deadline)
-                continue
-            rest = rest[sent:]
-            ancillary = []  # The descriptors went with the first byte.
-
-    def _receive_reply(self, request: Request, lengths: Collection[int], deadline: float) -> bytes:
-        number, flags, length = HEADER.unpack(self._receive(HEADER.size, request, deadline))
-        if number != request:
-            raise self._garbage(request, f"a reply to {request_name(number)}")
-        if flags & VERSION_MASK != VERSION or not flags & REPLY_FLAG:
-            raise self._garbage(request, f"flags {flags:#x} (a reply of version 1 has 0x5)")
-        if length > MAX_PAYLOAD_BYTES or length not in lengths:
-            allowed = " or ".join(str(each) for each in sorted(set(lengths)))
-            raise self._garbage(request, f"a payload of {length} bytes (not {allowed})")
-        return self._receive(length, request, deadline)
-
-    def _receive(self, length: int, request: Request, deadline: float) -> bytes:
-        received = bytearray()
-        while len(received) < length:
-            try:
-                # No room for control data: the kernel drops descriptors and says so.
-                part, _, flags, _ = self._socket.recvmsg(length - len(received))
-            except BlockingIOError:
-                self._await(select.POLLIN, deadline)
-                continue
-            if flags & socket.MSG_CTRUNC:
-                raise self._garbage(request, "file descriptors that nobody asked for")
-            if not part:
-                raise ConnectionResetError(errno.ECONNRESET, "end of stream")
-            received += part
-        return bytes(received)
-
-    def _await(self, event: int, deadline: float) -> None:
-        """Wait until the socket is ready for `event`. Raises TimeoutError at the deadline."""
-        remaining_s = deadline - time.monotonic()
-        if remaining_s <= 0:
-            raise TimeoutError
-        poller = select.poll()
-        poller.register(self._socket, event)
-        poller.poll(remaining_s * 1000)
-
-    def _garbage(self, request: Request, what: str) -> ProtocolError:
-        return ProtocolError(
-            f"{self._peer} answered {request.name} with {what}; is it a vhost-user back end?"
         )

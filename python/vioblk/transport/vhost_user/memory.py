@@ -5,7 +5,7 @@ import sys
 from typing import Final
 
 from vioblk._native import DmaSpace, Mapping
-from vioblk.errors import StateError, TransportError
+from vioblk.errors import StateError
 from vioblk.transport.vhost_user.connection import Connection
 from vioblk.transport.vhost_user.messages import Request, memory_table, single_region
 
@@ -62,9 +62,11 @@ class SharedMemory:
             else:
                 fds = [each.fd for each in self._mappings]
                 self._connection.tell(Request.SET_MEM_TABLE, memory_table(self._mappings), fds)
-        except TransportError as error:
-            # The space now holds memory that the device cannot reach, so nothing can go on.
-            self._connection.give_up(f"it did not take a memory region ({error})")
+        except BaseException as error:
+            # The space now holds memory that the device perhaps cannot reach (the exchange may have
+            # been interrupted before it began), so nothing can go on.
+            what = str(error) or type(error).__name__
+            self._connection.give_up(f"it did not take a memory region ({what})")
             raise
 
     def host_address(self, device_address: int, length_bytes: int) -> int:
