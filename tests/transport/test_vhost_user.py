@@ -5,15 +5,18 @@ import os
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import vioblk
+from tests.clauses import clause
 from tests.transport import scripted_back_end as wire
 from tests.transport.scripted_back_end import (
     ScriptedBackEnd,
@@ -24,6 +27,7 @@ from tests.transport.scripted_back_end import (
 )
 from vioblk._native import Mapping
 from vioblk.address import parse_address
+from vioblk.block.config import FIELDS
 from vioblk.errors import (
     DeviceGoneError,
     ProtocolError,
@@ -32,6 +36,9 @@ from vioblk.errors import (
     VioblkError,
 )
 from vioblk.transport.vhost_user import OPTIONS, VhostUserTransport, connect
+from vioblk.transport.vhost_user.config import ConfigSpace
+from vioblk.transport.vhost_user.connection import Connection
+from vioblk.transport.vhost_user.connection import connect as connect_socket
 
 WAIT_S = 20.0
 FLUSH = 1 << 9
@@ -119,7 +126,7 @@ def test_a_minimal_back_end_is_enough(path: Path) -> None:
         ({"queue_count": 0}, "answered GET_QUEUE_NUM with 0"),
         ({"queue_count": 1 << 32}, "answered GET_QUEUE_NUM with 4294967296"),
         ({"slots": 0}, "answered GET_MAX_MEM_SLOTS with 0"),
-        ({"config": b""}, "no configuration of 96, 72, 60, 36 bytes"),
+        ({"config": bytes(7)}, "tells no configuration of 8 to 256 bytes"),
     ],
 )
 def test_a_back_end_that_cannot_serve_is_refused_with_the_reason(
@@ -205,14 +212,75 @@ def test_a_feature_that_is_not_offered_is_never_sent(path: Path, bit: int) -> No
 # Configuration
 
 
-@pytest.mark.parametrize("length", [36, 60, 72, 96, 200])
-def test_a_structure_of_any_known_length_is_read(path: Path, length: int) -> None:
+LENGTHS = [8, 36, 48, 50, 57, 58, 60, 61, 72, 96, 104, 200]
+
+
+def exactly(back_end: ScriptedBackEnd, message: wire.Message) -> bytes | None:
+    """Tell the configuration to whoever asks for its very length."""
+    asked = struct.unpack_from("=II", message.payload)[1]
+    return None if asked == len(back_end.config) else wire.encode(message.request, b"")
+
+
+@clause("CFG-05")
+@pytest.mark.parametrize("answers", [{}, {wire.GET_CONFIG: exactly}], ids=["any part", "the whole"])
+@pytest.mark.parametrize("length", LENGTHS)
+def test_every_field_of_a_structure_of_any_length_is_read(
+    path: Path, length: int, answers: dict[int, wire.Answer]
+) -> None:
     config = os.urandom(length)
-    with reached(path, config=config) as (transport, back_end):
-        for offset, width in [(0, 8), (8, 4), (16, 2), (18, 1), (32, 1)]:
-            assert transport.read_config(offset, width) == config[offset : offset + width]
+    with reached(path, config=config, answers=answers) as (transport, back_end):
+        for field in FIELDS:
+            end = field.offset + field.width
+            if end <= length:
+                assert (
+                    transport.read_config(field.offset, field.width) == config[field.offset : end]
+                )
+            else:
+                with pytest.raises(TransportError, match="reach past it"):
+                    transport.read_config(field.offset, field.width)
         asked = [struct.unpack_from("=II", m.payload) for m in back_end.sent(wire.GET_CONFIG)]
         assert all(offset == 0 for offset, _ in asked)
+
+
+@clause("CFG-06")
+@pytest.mark.parametrize("length", LENGTHS)
+def test_a_disk_opens_if_the_structure_covers_the_fields_of_its_features(
+    path: Path, length: int
+) -> None:
+    config = struct.pack("<Q", 2048) + bytes(28) + struct.pack("<III", 64, 1, 1) + bytes(200)
+    discard = 1 << 13
+    features = wire.USUAL_FEATURES | (discard if length >= 48 else 0)
+    with ScriptedBackEnd(path, features=features, config=config[:length]):
+        with vioblk.open(f"vhost-user:{path}") as disk:
+            assert disk.capacity_bytes == 1 << 20
+            if length >= 48:
+                (field,) = [each for each in FIELDS if each.name == "max_discard_sectors"]
+                assert disk.device.read_config(field) == 64
+
+
+@clause("CFG-06")
+def test_a_structure_that_ends_before_a_field_that_is_needed_is_refused(path: Path) -> None:
+    features = wire.USUAL_FEATURES | 1 << 13
+    with (
+        ScriptedBackEnd(path, features=features, config=bytes(47)),
+        pytest.raises(TransportError, match="has 44 bytes, and 4 at offset 44 reach past it"),
+    ):
+        vioblk.open(f"vhost-user:{path}")
+
+
+def test_the_search_for_the_length_is_bounded(path: Path) -> None:
+    def refuse_slowly(*_: object) -> bytes:
+        time.sleep(0.05)
+        return wire.encode(wire.GET_CONFIG, b"")
+
+    with ScriptedBackEnd(path, answers={wire.GET_CONFIG: refuse_slowly}) as back_end:
+        connection = Connection(connect_socket(str(path), WAIT_S), "the peer", WAIT_S)
+        with (
+            contextlib.closing(connection),
+            pytest.raises(TransportError, match=r"took 0\.2 s to refuse lengths"),
+        ):
+            ConfigSpace(connection, search_timeout_s=0.2)
+        assert len(back_end.sent(wire.GET_CONFIG)) <= 5
 
 
 @pytest.mark.parametrize(("offset", "width"), [(0, 3), (0, 0), (1, 2), (2, 4), (-4, 4), (6, 8)])
@@ -386,6 +454,21 @@ def test_memory_that_the_back_end_refuses_is_never_used(path: Path) -> None:
             transport.read_status()
 
 
+def test_memory_that_the_back_end_perhaps_does_not_know_is_never_used(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    with reached(path) as (transport, _):
+        with monkeypatch.context() as patch:
+            patch.setattr(Connection, "tell", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                transport.map_memory(4096)
+        with pytest.raises(DeviceGoneError, match=r"did not take a memory region \(Keyboard"):
+            transport.read_status()
+
+
 @pytest.mark.parametrize("length_bytes", [0, -1])
 def test_no_bytes_are_no_mapping(path: Path, length_bytes: int) -> None:
     with reached(path) as (transport, _), pytest.raises(ValueError, match="at least one"):
@@ -481,6 +564,18 @@ def test_a_queue_that_does_not_exist_or_runs_already_is_refused(path: Path) -> N
         transport.enable_queue(0, ring)
         with pytest.raises(ValueError, match="enabled already"):
             transport.enable_queue(0, ring)
+
+
+def test_a_reset_does_not_stop_a_queue_that_the_back_end_never_got(path: Path) -> None:
+    with reached(path, answers={wire.SET_VRING_BASE: nack}) as (transport, back_end):
+        back_end.bases[0] = 7  # Of a former life.
+        ring = ring_at(transport.map_memory(1 << 16).device_address)
+        with pytest.raises(TransportError, match="refused SET_VRING_BASE"):
+            transport.enable_queue(0, ring)
+        transport.write_status(0)
+        assert transport.read_status() == 0
+        back_end.answers.clear()
+        transport.enable_queue(0, ring)
 
 
 def test_a_queue_is_sent_its_descriptors_again_after_a_reset_and_keeps_its_wires(

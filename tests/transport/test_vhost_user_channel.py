@@ -48,6 +48,21 @@ def test_a_config_change_is_reported() -> None:
         assert changed.wait(WAIT_S)
 
 
+def test_a_thread_that_cannot_be_started_costs_no_descriptor(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with no_descriptor_leak():
+        try:
+            BackendChannel(lambda: None)
+        except RuntimeError as error:
+            held = error  # With its frames, and so with what they refer to.
+    assert held.__traceback__ is not None
+
+
 def test_a_config_change_is_acknowledged_before_the_callback_runs() -> None:
     replied, seen = threading.Event(), []
     with channel_to(lambda: seen.append(replied.wait(WAIT_S))) as (channel, back_end):

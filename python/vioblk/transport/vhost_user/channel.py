@@ -47,7 +47,13 @@ class BackendChannel:
         self._thread = threading.Thread(
             target=self._run, name="vioblk-vhost-user-channel", daemon=True
         )
-        self._thread.start()
+        try:
+            self._thread.start()
+        except BaseException:
+            self.backend_end.close()
+            if not self._thread.is_alive():
+                self._socket.close()
+            raise
 
     def close(self) -> None:
         """End the thread and free both sockets. Idempotent; allowed on the thread itself."""

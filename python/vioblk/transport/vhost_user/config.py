@@ -1,19 +1,32 @@
 """Device configuration by GET_CONFIG and SET_CONFIG.
 
-Back ends ignore the offset of GET_CONFIG, and answer a length that is not theirs with an empty
-reply. So the whole structure is read each time, and its length is found out once.
+Back ends ignore the offset of GET_CONFIG, and answer a length that is too much for them, or not
+exactly theirs, with an empty reply. So the structure is read from its start each time, and how much
+of it a back end tells is found out once.
 """
 
 import threading
+import time
+from collections.abc import Iterator
 from typing import Final
 
 from vioblk.errors import ProtocolError, TransportError
 from vioblk.transport.vhost_user.connection import Connection
 from vioblk.transport.vhost_user.messages import CONFIG_HEADER, Request
 
-BLOCK_CONFIG_LENGTHS: Final = (96, 72, 60, 36)
-"""Lengths in bytes that struct virtio_blk_config has had, longest first: up to the zoned fields,
-secure erase, write zeroes, num_queues (VIRTIO 1.4, 5.2.4 Device configuration layout)."""
+FIELD_ENDS: Final = (
+    *(96, 72, 60, 57, 56, 52, 48, 44, 40, 36, 34, 33),
+    *(32, 28, 26, 25, 24, 20, 19, 18, 16, 12, 8),
+)
+"""Where the fields of struct virtio_blk_config end, in bytes; of the long tail, which this driver
+does not read, only the ends of its groups: zoned, secure erase, padding (VIRTIO 1.4, 5.2.4 Device
+configuration layout). A structure of any length tells all its fields up to one of these."""
+
+MAX_LENGTH: Final = 256
+"""Bytes. No back end takes a longer GET_CONFIG (VHOST_USER_MAX_CONFIG_SIZE)."""
+
+SEARCH_TIMEOUT_S: Final = 5.0
+"""For all the questions about the length together; each takes some tens of microseconds."""
 
 FIELD_LENGTHS: Final = (1, 2, 4, 8)
 
@@ -21,21 +34,19 @@ FIELD_LENGTHS: Final = (1, 2, 4, 8)
 class ConfigSpace:
     """The back end's configuration structure. Thread-safe.
 
-    `lengths`: the lengths in bytes that the structure may have, longest first. Raises
-    TransportError if the back end has none of them.
+    Raises TransportError if the back end does not even tell the capacity, or takes more than
+    `search_timeout_s` to be asked.
     """
 
-    def __init__(
-        self, connection: Connection, lengths: tuple[int, ...] = BLOCK_CONFIG_LENGTHS
-    ) -> None:
+    def __init__(self, connection: Connection, search_timeout_s: float = SEARCH_TIMEOUT_S) -> None:
         self._connection = connection
         self._lock = threading.Lock()
         self._generation = 0
-        self._length, self._snapshot = self._find_length(lengths)
+        self._length, self._snapshot = self._find_length(search_timeout_s)
 
     @property
     def length(self) -> int:
-        """Bytes."""
+        """Bytes that are read; the back end's structure may go on."""
         return self._length
 
     def read(self, offset: int, length_bytes: int) -> bytes:
@@ -90,13 +101,19 @@ class ConfigSpace:
             self._generation += 1
             self._snapshot = content
 
-    def _find_length(self, lengths: tuple[int, ...]) -> tuple[int, bytes]:
-        for length in lengths:
+    def _find_length(self, timeout_s: float) -> tuple[int, bytes]:
+        deadline = time.monotonic() + timeout_s
+        for length in _lengths_to_try():
             content = self._fetch(length)
             if content is not None:
                 return length, content
+            if time.monotonic() >= deadline:
+                raise TransportError(
+                    f"the back end took {timeout_s:g} s to refuse lengths of the configuration; "
+                    f"the last was {length} bytes"
+                )
         raise TransportError(
-            f"the back end has no configuration of {', '.join(map(str, lengths))} bytes; "
+            f"the back end tells no configuration of {FIELD_ENDS[-1]} to {MAX_LENGTH} bytes; "
             "is it a block device?"
         )
 
@@ -118,3 +135,10 @@ class ConfigSpace:
             self._connection.give_up(reason)
             raise ProtocolError(reason)
         return reply[CONFIG_HEADER.size :]
+
+
+def _lengths_to_try() -> Iterator[int]:
+    """First what tells most to a back end that lets a part be read, then what is left, for one
+    that insists on its own length."""
+    yield from FIELD_ENDS
+    yield from (each for each in range(FIELD_ENDS[-1], MAX_LENGTH + 1) if each not in FIELD_ENDS)

@@ -53,7 +53,6 @@ class VhostUserQueue:
         not in the device's memory), TransportError.
         """
         self._check(addresses)
-        self._addresses = addresses
         self._forget_old_signals()
         connection, index = self._connection, self._index
         queue_and_fd = U64.pack(index)
@@ -62,6 +61,8 @@ class VhostUserQueue:
         connection.tell(Request.SET_VRING_ADDR, self._host_addresses(addresses))
         connection.tell(Request.SET_VRING_ERR, queue_and_fd, [self._error_fd])
         connection.tell(Request.SET_VRING_CALL, queue_and_fd, [self._call_fd])
+        # From the next message on the back end may use the queue, and has to be asked to stop.
+        self._addresses = addresses
         connection.tell(Request.SET_VRING_KICK, queue_and_fd, [self._kick_fd])
         connection.tell(Request.SET_VRING_ENABLE, VRING_STATE.pack(index, 1))
         # A back end may acknowledge a message that it gives up on, and then hang up.
