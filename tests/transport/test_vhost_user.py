@@ -686,6 +686,27 @@ def test_requests_that_never_come_back_end_the_connection_and_not_the_wait(
             transport.read_status()
 
 
+def test_a_reset_that_was_given_less_time_can_be_tried_again_until_the_drain_timeout(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = time.monotonic()
+    monkeypatch.setattr("vioblk.transport.vhost_user.transport.time.monotonic", lambda: now)
+    with reached(path, drain_timeout_s=20.0) as (transport, back_end):
+        mapping = transport.map_memory(1 << 16)
+        transport.enable_queue(0, ring_at(mapping.device_address))
+        transport.write_status(15)
+        set_indices(mapping, available=3, used=1)
+        back_end.bases[0] = 3
+        for _ in range(3):
+            transport.write_status(0)
+            assert transport.read_status() == 15
+            now += 6
+        transport.write_status(0)
+        now += 2
+        with pytest.raises(ProtocolError, match="still owns requests"):
+            transport.read_status()
+
+
 def test_chains_that_the_back_end_never_began_do_not_stand_in_the_way_of_a_reset(
     path: Path,
 ) -> None:

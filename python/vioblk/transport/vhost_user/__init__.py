@@ -18,8 +18,9 @@ OPTIONS: Final[Mapping[str, Option]] = {
         f"seconds that the back end has for one answer; {DEFAULT_TIMEOUT_S:g} if not given"
     ),
     "drain_timeout": seconds(
-        "seconds that a reset waits for requests in flight before the connection is given up; "
-        f"{DRAIN_TIMEOUT_S:g} if not given"
+        "seconds from the first attempt of a reset until the connection is given up because of "
+        f"requests in flight; {DRAIN_TIMEOUT_S:g} if not given. A reset that is given less time "
+        "itself (5 by default) ends first, and can be tried again"
     ),
 }
 

@@ -214,9 +214,14 @@ class VhostUserTransport(Transport):
         return self._status
 
     def write_status(self, value: int) -> None:
-        """Write the status; 0 starts a reset, which `read_status` carries on and confirms."""
+        """Write the status; 0 starts a reset, which `read_status` carries on and confirms.
+
+        A second 0 goes on with a reset that is not confirmed yet, so a caller who waits less than
+        `drain_timeout_s` may try again until it has passed.
+        """
         if value == 0:
-            self._reset_deadline = time.monotonic() + self._drain_timeout_s
+            if self._reset_deadline is None:
+                self._reset_deadline = time.monotonic() + self._drain_timeout_s
             self._reset_step()
             return
         self._put_status(value)
