@@ -2,6 +2,7 @@
 
 import os
 import pty
+import socket
 import stat
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
@@ -90,6 +91,15 @@ def test_a_disk_is_not_copied_over_itself(
     assert run(["copy", f"{source_scheme}{image}", f"{target_scheme}{other_name}{options}"]) == 1
     assert "are the same file; nothing was written" in capsys.readouterr().err
     assert image.read_bytes() == before
+
+
+def test_a_back_end_is_not_copied_over_itself(tmp_path: Path) -> None:
+    path = tmp_path / "disk.sock"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen(1)
+        address = f"vhost-user:{path}"
+        assert "are the same file" in fails("copy", address, f"{address}?reply_timeout=1")
 
 
 def test_two_nodes_of_one_block_device_are_the_same(
