@@ -1,9 +1,12 @@
 """Addresses and their options."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import vioblk
 from vioblk.address import (
     Address,
     Option,
@@ -240,3 +243,23 @@ def test_values_are_read_from_text_and_from_keywords(
     option: Option, value: object, read: object
 ) -> None:
     assert option.read(value) == read
+
+
+@pytest.mark.parametrize("address", [None, 7, b"mem:1M"])
+def test_what_is_no_text_is_no_address(address: Any) -> None:
+    with pytest.raises(AddressError, match="an address is text"):
+        vioblk.open(address)
+
+
+@pytest.mark.parametrize("offer", [[None], ["flush"], [1.5]])
+def test_a_list_of_features_that_are_no_numbers_is_refused(offer: Any) -> None:
+    with pytest.raises(AddressError, match="a list of bit numbers"):
+        vioblk.open("mem:1M", offer=offer)
+
+
+def test_two_names_of_one_feature_must_agree() -> None:
+    with pytest.raises(AddressError, match="indirect is on and indirect_desc is off"):
+        vioblk.open("mem:1M?indirect=on&indirect_desc=off")
+    assert forced("mem:1M?indirect=off&indirect_desc=off") == forced("mem:1M?indirect=off")
+    with vioblk.open("mem:1M?indirect=on", indirect_desc=False) as disk:
+        assert not disk.device.has(Feature.INDIRECT_DESC), "a keyword wins"

@@ -47,6 +47,19 @@ def test_a_disk_that_cannot_be_opened_leaves_nothing_behind(
             cycle()
 
 
+def test_forgotten_disks_leave_nothing_behind(ring: RingName) -> None:
+    """And say so. They are not closed, so no thread may keep them."""
+
+    def forget() -> None:
+        disk = vioblk.open("mem:64K", ring=ring, on_config_change=lambda config: None)
+        disk.write(0, b"\x5a" * 512)
+
+    with no_leaks():
+        for _ in range(50):
+            with pytest.warns(ResourceWarning, match="unclosed <BlockDevice mem:64K"):
+                forget()
+
+
 def test_resets_leave_nothing_behind(ring: RingName) -> None:
     with vioblk.open("mem:64K", ring=ring) as disk:
         disk.reset()

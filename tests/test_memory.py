@@ -140,3 +140,12 @@ def test_a_closed_memory_gives_out_nothing(memory: DmaMemory) -> None:
     with pytest.raises(StateError, match="open it again"):
         memory.alloc(512)
     assert bytes(memoryview(region)) == bytes(512)
+
+
+@pytest.mark.parametrize("length_bytes", [(1 << 47) + 1, 1 << 63, (1 << 64) - 1, 1 << 64, 1 << 100])
+def test_more_than_there_can_be_is_no_room(
+    memory: DmaMemory, script: Script, length_bytes: int
+) -> None:
+    with pytest.raises(MemoryError, match=f"no room for {length_bytes} bytes"):
+        memory.alloc(length_bytes)
+    assert lengths(script) == []

@@ -1,5 +1,7 @@
 """Ctrl-C and other signals while requests are under way."""
 
+import gc
+import random
 import signal
 import threading
 import time
@@ -151,3 +153,70 @@ def test_ctrl_c_while_waiting_for_a_bounce_buffer(ring: RingName) -> None:
         disk._transfers.timeout_s = 60
         interrupted(lambda: disk.write(0, bytes(512)))
         disk.reset()
+
+
+STORM_CALLS = 3000
+
+
+def storm(calls: list[Callable[[], object]]) -> int:
+    """Make the calls over and over, each with Ctrl-C at any moment of it; how many it ended."""
+    rng = random.Random(7)
+    listening = False
+    ended = 0
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        if listening:
+            raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGALRM, handler)
+    try:
+        for turn in range(STORM_CALLS):
+            call = calls[turn % len(calls)]
+            try:
+                listening = True
+                signal.setitimer(signal.ITIMER_REAL, rng.uniform(2e-6, 250e-6))
+                while True:
+                    call()
+            except KeyboardInterrupt:
+                ended += 1
+            listening = False
+    finally:
+        listening = False
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
+    return ended
+
+
+def used_bytes(disk: BlockDevice) -> int:
+    """Of the memory that the device can reach."""
+    gc.collect()  # an exception holds the frames that it came through
+    space = disk.device.memory.space
+    return sum(mapping.length for mapping in space.mappings) - space.free_bytes
+
+
+def test_ctrl_c_at_any_moment_leaves_no_lock_held_and_no_buffer_lost() -> None:
+    """With the native ring; the one in Python promises less."""
+    disk = vioblk.open("mem:1M", timeout_s=60)
+    disk.read(0, 512)
+    disk.reset()
+    used_before = used_bytes(disk)
+    buffer = bytearray(4096)
+    calls: list[Callable[[], object]] = [
+        lambda: disk.read(0, 512),
+        lambda: disk.readinto(4096, buffer),
+        lambda: disk.write(8192, buffer),
+        lambda: disk.writeback,
+    ]
+    assert storm(calls) == STORM_CALLS
+    assert disk._gate.inside == 0
+    pool = disk._transfers.pool
+    deadline = time.monotonic() + PROMPT_S
+    while pool.free_count < pool.chunk_count and time.monotonic() < deadline:
+        disk.read(0, 512)
+    assert pool.free_count == pool.chunk_count
+    disk.reset()
+    assert used_bytes(disk) == used_before
+    assert disk.read(4096, 4096) == bytes(4096)
+    start = time.monotonic()
+    disk.close()
+    assert time.monotonic() - start < PROMPT_S

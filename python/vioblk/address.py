@@ -68,6 +68,8 @@ class SortedOptions:
 
 def parse_address(text: str) -> Address:
     """Take an address apart. Raises AddressError; the scheme is not looked up here."""
+    if not isinstance(text, str):
+        raise AddressError(f"an address is text, such as mem:64M, and not {text!r}")
     scheme, colon, rest = text.partition(":")
     if not colon or not scheme or "/" in scheme:
         raise AddressError(
@@ -105,16 +107,17 @@ def sort_options(
 ) -> SortedOptions:
     """Read every option of an address and of the keywords beside it, which win.
 
-    Raises AddressError for an option that nobody knows, naming those that look like it, and for
-    a value that cannot be read.
+    Raises AddressError for an option that nobody knows, naming those that look like it, for a
+    value that cannot be read, and for two names of one feature that contradict each other.
     """
     features = feature_bits(device_type)
     sorted_options = SortedOptions({}, {}, frozenset(), frozenset())
-    switches: dict[int, object] = {}
+    switches = _switches(address, address.options, features)
+    switches |= _switches(address, keywords, features)
     for name, value in {**address.options, **keywords}.items():
         if name in features and _switch(value) is not None:
-            switches[features[name]] = _switch(value)
-        elif name in transport_options:
+            continue
+        if name in transport_options:
             sorted_options.transport[name] = _read(address, name, value, transport_options)
         elif name in driver_options:
             sorted_options.driver[name] = _read(address, name, value, driver_options)
@@ -212,9 +215,11 @@ def feature_list(meaning: str, device_type: int = BLOCK_DEVICE_TYPE) -> Option:
     def read(value: object) -> frozenset[int]:
         if isinstance(value, str):
             return frozenset(read_one(name) for name in value.split(","))
-        if isinstance(value, (set, frozenset, list, tuple)):
+        if isinstance(value, (set, frozenset, list, tuple)) and all(
+            isinstance(bit, int) for bit in value
+        ):
             return frozenset(read_one(str(int(bit))) for bit in value)
-        raise ValueError("names of features or bit numbers, with commas between them")
+        raise ValueError("names of features with commas between them, or a list of bit numbers")
 
     return Option(read, meaning)
 
@@ -240,6 +245,24 @@ def _read(address: Address, name: str, value: object, table: Mapping[str, Option
         return table[name].read(value)
     except ValueError as error:
         raise AddressError(f"{address.text}: {name}={value} is not valid; {error}") from None
+
+
+def _switches(
+    address: Address, options: Mapping[str, object], features: Mapping[str, int]
+) -> dict[int, str]:
+    """What the options say of features, by bit; a feature may have two names."""
+    found: dict[int, tuple[str, str]] = {}
+    for name, value in options.items():
+        switch = _switch(value)
+        if name not in features or switch is None:
+            continue
+        first, said = found.setdefault(features[name], (name, switch))
+        if said != switch:
+            raise AddressError(
+                f"{address.text}: {first} is {said} and {name} is {switch}, and they are two names "
+                "of one feature; give one of them"
+            )
+    return {bit: switch for bit, (_, switch) in found.items()}
 
 
 def _switch(value: object) -> str | None:

@@ -13,8 +13,8 @@ FIRST_MAPPING_BYTES: Final = 4 << 20
 DOUBLINGS: Final = 7
 """How often the memory can double at least: where the mappings are fewer, the first is larger."""
 
-LENGTH_BYTES_MAX: Final = 1 << 48
-"""More than any process can map; and small enough to be rounded up and summed."""
+LENGTH_BYTES_MAX: Final = 1 << 47
+"""As much as a process can map at all on x86-64, and small enough to be rounded up and summed."""
 
 MAPPING_UNIT_BYTES: Final = 2 << 20
 """A huge page on x86-64 and aarch64."""

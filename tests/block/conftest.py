@@ -42,10 +42,13 @@ def open_recorded(ring: RingName) -> Iterator[OpenRecorded]:
     with ExitStack() as stack:
 
         def opener(
-            address: str, queue_count: int | None = None, **options: Any
+            address: str,
+            queue_count: int | None = None,
+            writeback: bool = True,
+            **options: Any,
         ) -> tuple[BlockDevice, RecordingTransport]:
             transport = recorded(address)
-            queues = QueueOptions(ring=ring, queue_count=queue_count)
+            queues = QueueOptions(ring=ring, queue_count=queue_count, writeback=writeback)
             disk = BlockDevice(transport, queues=queues, **options)
             return stack.enter_context(disk), transport
 

@@ -18,6 +18,14 @@ class ConfigRead(NamedTuple):
     status: int
 
 
+class ConfigWrite(NamedTuple):
+    """A configuration write, and the device status at that time."""
+
+    offset: int
+    data: bytes
+    status: int
+
+
 class RecordingTransport(Transport):
     """Passes everything on to `inner`, and keeps what the driver did."""
 
@@ -30,6 +38,7 @@ class RecordingTransport(Transport):
         self.memory_safe_after_close = inner.memory_safe_after_close
         self.queues: dict[int, QueueAddresses] = {}
         self.config_reads: list[ConfigRead] = []
+        self.config_writes: list[ConfigWrite] = []
         self.accepted = 0
 
     def map_memory(self, length_bytes: int) -> Mapping:
@@ -53,6 +62,7 @@ class RecordingTransport(Transport):
         return self.inner.read_config(offset, length_bytes)
 
     def write_config(self, offset: int, data: bytes) -> None:
+        self.config_writes.append(ConfigWrite(offset, data, self.inner.read_status()))
         self.inner.write_config(offset, data)
 
     def config_generation(self) -> int:

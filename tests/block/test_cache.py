@@ -2,12 +2,15 @@
 
 import pytest
 
-from tests.block.conftest import OpenDisk
+from tests.block.conftest import OpenDisk, OpenRecorded
+from tests.block.recording import ConfigWrite, recorded
 from tests.clauses import clause
-from vioblk import ProtocolError, UnsupportedError
+from tests.conftest import RingName
+from vioblk import NegotiationError, ProtocolError, UnsupportedError
 from vioblk._native import SoftwareDevice
 from vioblk.block.disk import BlockDevice
-from vioblk.features import BlockFeature
+from vioblk.block.driver import QueueOptions
+from vioblk.features import BlockFeature, Verdict
 
 DATA = bytes(range(256)) * 2
 
@@ -19,14 +22,63 @@ def software(disk: BlockDevice) -> SoftwareDevice:
 
 
 @clause("BLK-WCE-02")
-def test_writethrough_chosen_late_does_not_make_earlier_writes_stable(open_disk: OpenDisk) -> None:
+@pytest.mark.parametrize("flushed", [True, False])
+def test_writethrough_chosen_late_does_not_make_earlier_writes_stable(
+    open_disk: OpenDisk, flushed: bool
+) -> None:
+    """Only the flush does; without it they are lost, so this device would tell."""
     disk = open_disk("mem:1M?cache=volatile")
     disk.writeback = True
     disk.write(0, DATA)
     disk.writeback = False
-    disk.flush()
+    if flushed:
+        disk.flush()
     software(disk).power_loss()
-    assert disk.read(0, len(DATA)) == DATA
+    assert disk.read(0, len(DATA)) == (DATA if flushed else bytes(len(DATA)))
+
+
+@pytest.mark.parametrize("writeback", [True, False])
+def test_the_device_is_told_what_its_cache_is_to_be_before_it_is_live(
+    open_recorded: OpenRecorded, writeback: bool
+) -> None:
+    disk, transport = open_recorded("mem:1M?cache=volatile", writeback=writeback)
+    status_features_ok = 1 | 2 | 8
+    store = ConfigWrite(0x20, bytes([writeback]), status_features_ok)
+    assert transport.config_writes == [store]
+    assert disk.writeback is writeback
+    disk.write(0, DATA)
+    software(disk).power_loss()
+    assert disk.read(0, len(DATA)) == (bytes(len(DATA)) if writeback else DATA)
+
+
+def test_the_choice_of_the_cache_outlasts_a_reset(open_disk: OpenDisk) -> None:
+    disk = open_disk("mem:1M?cache=volatile", writeback=False)
+    assert disk.writeback is False
+    disk.reset()
+    assert disk.writeback is False
+    disk.writeback = True
+    disk.reset()
+    assert disk.writeback is True
+
+
+def test_a_device_that_does_not_set_its_cache_at_the_start_is_refused(
+    ring: RingName,
+) -> None:
+    transport = recorded("mem:1M?cache=volatile")
+    transport.device.inject("drop_config_write")
+    with pytest.raises(ProtocolError, match="told writeback=0 and still says 1; open it with"):
+        BlockDevice(transport, queues=QueueOptions(ring=ring, writeback=False))
+
+
+def test_writethrough_that_cannot_be_had_is_refused(open_disk: OpenDisk) -> None:
+    with pytest.raises(NegotiationError, match="writeback=off needs the feature config_wce"):
+        open_disk("mem:1M?withhold=config_wce", writeback=False)
+    assert open_disk("mem:1M?cache=none", writeback=False).writeback is False
+
+
+def test_the_cache_is_on_or_off_and_nothing_else_is_stored(disk: BlockDevice) -> None:
+    disk.writeback = 2  # type: ignore[assignment]
+    assert disk.device.transport.read_config(0x20, 1) == b"\x01"
 
 
 def test_what_was_flushed_survives_a_power_loss_and_the_rest_does_not(open_disk: OpenDisk) -> None:
@@ -60,9 +112,15 @@ def test_without_flush_and_config_wce_the_cache_is_writethrough(open_disk: OpenD
     assert software(disk).counters()["chains"] == before
 
 
+@clause("FEAT-03")
 def test_a_cache_that_cannot_be_flushed_is_not_configured(open_disk: OpenDisk) -> None:
+    """A device that offers CONFIG_WCE must offer FLUSH (5.2.5.3); of an offer that breaks this
+    rule, the half that is of no use is not accepted."""
     disk = open_disk("mem:1M?withhold=flush")
     assert BlockFeature.CONFIG_WCE in disk.device.offered
+    [decision] = [each for each in disk.info.features if each.bit == BlockFeature.CONFIG_WCE]
+    assert decision.verdict is Verdict.DECLINED
+    assert decision.reason == "without FLUSH a volatile cache cannot be flushed"
     assert not disk.device.has(BlockFeature.CONFIG_WCE)
     with pytest.raises(UnsupportedError, match="config_wce"):
         disk.writeback = False

@@ -1,6 +1,7 @@
 """What the disk puts on the wire, read as a device reads it."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TypeAlias
 
 import pytest
@@ -10,6 +11,7 @@ from tests.clauses import clause, vacuous
 from vioblk import InvalidRequestError
 from vioblk.block.disk import BlockDevice
 from vioblk.block.request import REQUEST_RECORD, SECTOR_BYTES, RequestType
+from vioblk.block.transfer import MAX_BATCH_REQUESTS
 from vioblk.features import BlockFeature
 
 OpenTapped: TypeAlias = Callable[..., tuple[BlockDevice, Tap]]
@@ -120,7 +122,7 @@ def test_a_long_write_zeroes_is_requests_of_one_segment(tapped: OpenTapped, unma
     assert {(each.type, each.sector) for each in requests} == {(RequestType.WRITE_ZEROES, 0)}
 
 
-@vacuous("BLK-DISCARD-04")
+@clause("BLK-DISCARD-04")
 def test_no_request_has_several_segments_whose_fate_could_be_guessed(tapped: OpenTapped) -> None:
     disk, tap = tapped("mem:1M?max_discard_sectors=8&max_write_zeroes_sectors=8")
 
@@ -160,3 +162,20 @@ def test_a_flush_is_sent_whatever_writeback_reads(tapped: OpenTapped, writeback:
     disk, tap = tapped("mem:1M?cache=volatile")
     disk.writeback = writeback
     assert [each.type for each in tap.watch(disk.flush)] == [RequestType.FLUSH]
+
+
+def test_a_batch_has_no_more_requests_than_its_bound(tapped: OpenTapped) -> None:
+    """Also where cuts at the device's alignment make more of them than their lengths would."""
+    disk, tap = tapped("mem:1M?max_discard_sectors=3")
+    batches: list[int] = []
+    run = disk._transfers.run
+
+    def counted(batch: bytearray) -> None:
+        batches.append(len(batch) // REQUEST_RECORD.size)
+        run(batch)
+
+    disk._transfers.run = counted  # type: ignore[method-assign]
+    disk._driver.limits = replace(disk.limits, discard_alignment_bytes=2 * SECTOR_BYTES)
+    requests = tap.watch(lambda: disk.discard(SECTOR_BYTES, 1000 * SECTOR_BYTES))
+    assert sum(count for each in requests for _, count, _ in each.ranges) == 1000
+    assert max(batches) <= MAX_BATCH_REQUESTS < sum(batches) == len(requests)

@@ -91,3 +91,15 @@ def test_writeback_is_what_was_chosen(disk: BlockDevice) -> None:
     for choice in (False, True, before):
         disk.writeback = choice
         assert disk.writeback is choice
+
+
+@pytest.mark.parametrize("writeback", [True, False])
+def test_the_cache_is_as_the_user_said_from_the_start(case: Case, writeback: bool) -> None:
+    """Whatever the device says of itself: there are some that say 0 and do not sync writes."""
+    with case.open(writeback=writeback) as disk:
+        if disk.device.has(BlockFeature.CONFIG_WCE):
+            assert disk.device.has(BlockFeature.FLUSH)
+            assert disk.device.transport.read_config(0x20, 1) == bytes([writeback])
+        assert disk.writeback is disk.info.writeback is writeback
+        disk.write(0, b"\x21" * 512)
+        disk.flush()
