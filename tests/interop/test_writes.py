@@ -135,6 +135,30 @@ def test_a_flush_reaches_the_image_whatever_the_cache_is_set_to(tmp_path: Path) 
                     disk.flush()
 
 
+def test_the_cache_is_what_was_asked_for_at_opening_whatever_a_former_client_left(
+    tmp_path: Path,
+) -> None:
+    image = blank_image(tmp_path / "disk.qcow2", DISK_BYTES, "qcow2")
+    allocate = f"write 0 {CLUSTER_BYTES}"
+    run_tool("qemu-io", "-f", "qcow2", "-c", allocate, image)
+    with StorageDaemon(tmp_path, [unflushable_qcow2_export("disk", image)]) as daemon:
+        for options, writeback in [("", True), ("?writeback=off", False), ("", True)] * 2:
+            with vioblk.open(daemon.address("disk") + options) as disk:
+                assert disk.writeback is writeback
+                if writeback:
+                    disk.write(0, bytes(512))
+                else:
+                    with pytest.raises(vioblk.RequestFailedError):
+                        disk.write(0, bytes(512))
+
+
+def unflushable_qcow2_export(name: str, image: Path) -> Export:
+    """A qcow2 image whose every flush fails. The format has no write that is stable of itself, so
+    with a write-through cache each write is followed by a flush, and fails as well."""
+    plain = unflushable_export(f"{name}-faulty", image)
+    return Export(name, (*plain.nodes, f"driver=qcow2,node-name={name},file={name}-faulty"))
+
+
 def unflushable_export(name: str, image: Path) -> Export:
     """A raw image whose every flush fails, so that each one can be seen."""
     faulty = {
