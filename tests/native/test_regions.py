@@ -13,7 +13,15 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from vioblk._native import DmaSpace, Mapping, Region, SplitQueue
+from vioblk._native import (
+    BlockLimits,
+    BlockQueue,
+    DmaSpace,
+    Mapping,
+    Region,
+    SplitQueue,
+    split_layout,
+)
 from vioblk.errors import ForkedError
 
 PAGE = 4096
@@ -175,3 +183,22 @@ def test_bytes_pass_between_processes_unchanged(space: DmaSpace, length: int) ->
     offset = region.device_address - mapping.device_address
     assert os.pread(mapping.fd, length, offset + 3) == data
     assert ctypes.string_at(mapping.host_address + offset + 3, length) == data
+
+
+def test_a_region_is_at_most_one_ring(space: DmaSpace) -> None:
+    region = space.alloc(split_layout(4).length)
+    ring = SplitQueue(region, 4)
+    with pytest.raises(BufferError, match=r"already serves as a ring"):
+        SplitQueue(region, 4)
+    assert ring.size == 4
+    del ring
+    gc.collect()
+    SplitQueue(region, 4)
+
+
+def test_a_region_is_not_ring_and_slots_at_once(space: DmaSpace) -> None:
+    region = space.alloc(PAGE)
+    limits = BlockLimits(capacity_sectors=8, request_types={0})
+    with pytest.raises(BufferError, match=r"already serves as a ring"):
+        BlockQueue(space, region, region, 4, limits)
+    assert region.in_flight == 0
