@@ -19,8 +19,7 @@ OPTIONS: Final[Mapping[str, Option]] = {
     ),
     "drain_timeout": seconds(
         "seconds from the first attempt of a reset until the connection is given up because of "
-        f"requests in flight; {DRAIN_TIMEOUT_S:g} if not given. A reset that is given less time "
-        "itself (5 by default) ends first, and can be tried again"
+        f"requests in flight; {DRAIN_TIMEOUT_S:g} if not given"
     ),
 }
 
