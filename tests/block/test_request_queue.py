@@ -835,7 +835,12 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 def wait_for_chain(bench: PuppetBench) -> int:
     taken: list[int] = []
-    wait_until(lambda: bool(taken.extend(bench.puppet.take()) or taken))
+
+    def came() -> bool:
+        taken.extend(bench.puppet.take())
+        return bool(taken)
+
+    wait_until(came)
     (head,) = taken
     return head
 

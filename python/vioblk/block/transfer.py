@@ -1,6 +1,7 @@
 """Moving data: zero copy where the buffer is DMA memory, through bounce buffers elsewhere."""
 
 import itertools
+from collections.abc import Sequence
 from io import BytesIO
 from typing import Final
 
@@ -37,20 +38,29 @@ class Transfers:
         """With the queues that `driver` has now."""
         self.timeout_s = timeout_s
         self.pool = BouncePool(memory.alloc)
-        self.queues = driver.queues
+        self.queues: Sequence[RequestQueue] = driver.queues
         self._driver = driver
         self._memory = memory
         self._turn = itertools.count()
+        self._ended: VioblkError | None = None
 
     def end(self, reason: VioblkError) -> None:
-        """Give the bounce buffers back. Who waits for one gets `reason`, and so do later calls."""
+        """Let go of the queues, and of the bounce buffers that nobody has.
+
+        Who waits for a buffer gets `reason`, and so do later calls.
+        """
+        self._ended = self._ended or reason
         self.pool.close(reason)
+        self.queues = ()
 
     def next_queue(self) -> RequestQueue:
-        """The queues take turns. Raises StateError if there are none, as after a failed reset."""
-        if not self._driver.queues:
+        """The queues take turns. Raises StateError if there are none, and the reason of `end`."""
+        queues = self.queues
+        if self._ended is not None:
+            raise type(self._ended)(*self._ended.args)
+        if not queues or not self._driver.queues:
             raise StateError(NO_QUEUES)
-        return self.queues[next(self._turn) % len(self.queues)]
+        return queues[next(self._turn) % len(queues)]
 
     def run(self, batch: bytearray) -> None:
         """Run a batch of records on one queue and wait for it.
