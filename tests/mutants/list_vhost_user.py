@@ -7,7 +7,7 @@ from tests.mutants.mutant import Mutant
 PACKAGE: Final = "vioblk.transport.vhost_user"
 TRANSPORT: Final = f"{PACKAGE}.transport:VhostUserTransport"
 QUEUE: Final = f"{PACKAGE}.queue:VhostUserQueue"
-CONNECTION: Final = f"{PACKAGE}.connection:Connection"
+EXCHANGE: Final = f"{PACKAGE}.exchange:Exchange"
 CONFIG: Final = f"{PACKAGE}.config:ConfigSpace"
 
 TESTS: Final = "tests/transport/test_vhost_user.py"
@@ -49,17 +49,17 @@ MUTANTS: Final = (
     Mutant(
         name="vhost-user-any-reply",
         violation="takes any reply for the one that it waits for",
-        function=f"{CONNECTION}._receive_reply",
-        old="number != request",
+        function=f"{EXCHANGE}._payload_length",
+        old="number != self.request",
         new="False",
         test=f"{CONNECTION_TESTS}::test_a_reply_that_breaks_the_protocol_is_refused_with_the_reason",
     ),
     Mutant(
         name="vhost-user-descriptors-opened",
         violation="lets a peer open descriptors here",
-        function=f"{CONNECTION}._receive",
-        old="self._socket.recvmsg(length - len(received))",
-        new="self._socket.recvmsg(length - len(received), 1024)",
+        function=f"{EXCHANGE}._receive",
+        old="connected.recvmsg, missing)",
+        new="connected.recvmsg, missing, 1024)",
         test=f"{CONNECTION_TESTS}::test_descriptors_that_nobody_asked_for_are_refused_and_never_opened",
     ),
 )
