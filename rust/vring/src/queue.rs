@@ -94,6 +94,8 @@ struct State {
     finished: VecDeque<Completion>,
     /// Somebody sits in epoll.
     waiter: bool,
+    /// How many wait for the one in epoll.
+    sleepers: usize,
     /// `arm` asked for an interrupt, and nothing was reaped since: a waiter leaves it on.
     armed_by_owner: bool,
     /// Why the queue was given up; it stays so.
@@ -292,6 +294,7 @@ impl BlockQueue {
             backlog: VecDeque::new(),
             finished: VecDeque::new(),
             waiter: false,
+            sleepers: 0,
             armed_by_owner: false,
             gone: None,
             kick_due: false,
@@ -378,7 +381,7 @@ impl BlockQueue {
             Ok(rung) => state.kick_due |= !rung,
             Err(error) => {
                 state.give_up(format!("the device cannot be notified: {error}"));
-                self.turn.notify_all();
+                self.wake_sleepers(state);
             }
         }
     }
@@ -462,7 +465,7 @@ impl BlockQueue {
             state.push_backlog();
             self.publish(state);
         }
-        self.turn.notify_all();
+        self.wake_sleepers(state);
         if state.waiter && state.armed_by_owner {
             // The owner's `arm` may have moved the event behind what the waiter waits for.
             let _ = self.wake.signal();
@@ -558,7 +561,7 @@ impl BlockQueue {
             state.push_backlog();
             self.publish(state);
         }
-        self.turn.notify_all();
+        self.wake_sleepers(state);
         statuses
     }
 
@@ -604,8 +607,11 @@ impl BlockQueue {
     /// Whether something came of it.
     fn wait_turn(&self, mut state: MutexGuard<'_, State>, wait: Duration) -> bool {
         if state.waiter {
+            state.sleepers += 1;
             let waited = self.turn.wait_timeout(state, wait);
-            return !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out();
+            let (mut state, outcome) = waited.unwrap_or_else(PoisonError::into_inner);
+            state.sleepers -= 1;
+            return !outcome.timed_out();
         }
         if state.slots.ring_mut().arm() != Ok(false) {
             Self::disarm(&mut state);
@@ -619,7 +625,7 @@ impl BlockQueue {
         Self::disarm(&mut state);
         let came = Self::note(&mut state, ready);
         // The role is free again; whoever still waits takes it.
-        self.turn.notify_all();
+        self.wake_sleepers(&state);
         came
     }
 
@@ -651,6 +657,13 @@ impl BlockQueue {
     pub fn abort(&self, reason: String) {
         self.lock().give_up(reason);
         self.wake_all();
+    }
+
+    /// Only if there are any: waking nobody is a system call, too.
+    fn wake_sleepers(&self, state: &State) {
+        if state.sleepers > 0 {
+            self.turn.notify_all();
+        }
     }
 
     fn wake_all(&self) {
