@@ -17,7 +17,8 @@ status of the request with head i lie in slot i of the slots region:
     32  u8 status
 
 An asynchronous exception (KeyboardInterrupt) in the middle of a submit takes the batch back; in
-the middle of a reap it can lose completions, which the Rust queue does not.
+the middle of a reap it can lose completions, or break the queue until a reset, which the Rust queue
+does not. It never leaves a lock held.
 """
 
 import os
@@ -27,7 +28,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -202,9 +203,11 @@ class ReferenceBlockQueue:
         self._kick_wanted = False
         self._wakeups: Final = _Wakeups(interrupt_fd, hangup_fd)
         self._process_id: Final = os.getpid()
-        # One lock for all that follows. `_changed` tells the others that somebody has reaped.
-        self._lock: Final = threading.Lock()
-        self._changed: Final = threading.Condition(self._lock)
+        # One lock for all that follows. Not with a Condition: those of Python lose their lock when
+        # a signal handler raises at the wrong moment. And one that can be taken twice, as a
+        # handler may use the queue.
+        self._lock: Final = threading.RLock()
+        self._sleepers: list[threading.Lock] = []
         self._somebody_waits = False
         self._reset_count = 0
         self._in_flight: dict[int, _InFlight] = {}
@@ -312,8 +315,8 @@ class ReferenceBlockQueue:
                 records = view.tobytes()
             checked = self._check(records)
             batch = _Batch(_status_bytes(statuses, len(checked)), len(checked))
-            self._backlog.append(batch)
             try:
+                self._backlog.append(batch)
                 self._run(records, checked, batch, deadline)
             finally:
                 self._leave_backlog(batch)
@@ -356,7 +359,7 @@ class ReferenceBlockQueue:
     def _leave_backlog(self, batch: _Batch) -> None:
         if batch in self._backlog:
             self._backlog.remove(batch)
-            self._changed.notify_all()  # the next may be submitted
+            self._wake_sleepers()  # the next may be submitted
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Wait until reap_many has something to hand out, an error included.
@@ -386,7 +389,7 @@ class ReferenceBlockQueue:
         """Give the queue up for good: every waiter and later call gets DeviceGoneError(reason)."""
         with self._lock:
             self._gone = self._gone or reason
-            self._changed.notify_all()
+            self._wake_sleepers()
         self._wakeups.wake()
 
     def reclaim(self) -> list[int]:
@@ -397,7 +400,7 @@ class ReferenceBlockQueue:
             self._in_flight.clear()
             self._kick_wanted = False
             self._reset_count += 1
-            self._changed.notify_all()
+            self._wake_sleepers()
             return [request.token for request in lost if request.batch is None]
 
     # -- Submitting and reaping, with the lock held -------------------------------------------
@@ -444,7 +447,7 @@ class ReferenceBlockQueue:
         for completion in completions:
             self._complete(completion)
         if completions:
-            self._changed.notify_all()
+            self._wake_sleepers()
         return len(completions)
 
     def _complete(self, completion: Completion) -> None:
@@ -476,37 +479,49 @@ class ReferenceBlockQueue:
                 return False
             slice_s = min(slice_s, remaining_s)
         if self._somebody_waits:
-            self._changed.wait(slice_s)
+            bell = threading.Lock()
+            bell.acquire()
+            self._sleepers.append(bell)
+            self._outside(lambda: bell.acquire(timeout=slice_s))
             return True
         self._somebody_waits = True
         try:
             self._look_for_hangup(slice_s)
         finally:
             self._somebody_waits = False
-            self._changed.notify_all()  # the role is free
+            self._wake_sleepers()  # the role is free
         return True
+
+    def _wake_sleepers(self) -> None:
+        """Something has changed. One who sleeps on unawares looks again after a slice of time."""
+        sleepers, self._sleepers = self._sleepers, []
+        for bell in sleepers:
+            bell.release()
 
     def _look_for_hangup(self, timeout_s: float) -> None:
         """Wait for a wake-up of any kind; the lock is free meanwhile."""
-        self._lock.release()
-        try:
-            hung_up = self._wakeups.wait(timeout_s)
-        finally:
-            self._take_lock_again()
+        hung_up = self._outside(lambda: self._wakeups.wait(timeout_s))
         if hung_up and self._gone is None:
             self._gone = "the device hung up"
 
-    def _take_lock_again(self) -> None:
-        """Whatever comes: the `with` around it all will release the lock."""
+    def _outside(self, wait: Callable[[], bool]) -> bool:
+        """Run `wait` without the lock, and have it again whatever happens."""
         interruption: BaseException | None = None
-        while True:
-            try:
-                self._lock.acquire()
-                break
-            except BaseException as error:  # a signal handler's
-                interruption = error
-        if interruption is not None:
-            raise interruption
+        try:
+            self._lock.release()
+            return wait()
+        finally:
+            # An exception of a signal handler may come in the middle of the acquisition, or right
+            # after it; the `with` around it all will release the lock in any case.
+            while True:
+                try:
+                    while not self._lock._is_owned():  # type: ignore[attr-defined]
+                        self._lock.acquire()
+                    break
+                except BaseException as error:
+                    interruption = error
+            if interruption is not None:
+                raise interruption
 
     # -- Checks ------------------------------------------------------------------------------
 
