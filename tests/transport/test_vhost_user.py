@@ -383,6 +383,26 @@ def test_once_the_callback_is_taken_off_no_call_is_under_way(path: Path) -> None
         thread.join(WAIT_S)
 
 
+def test_a_call_that_does_not_return_is_left_behind(path: Path) -> None:
+    with reached(path) as (transport, back_end):
+        entered, leave = threading.Event(), threading.Event()
+
+        def changed() -> None:
+            entered.set()
+            leave.wait(60)
+
+        transport.on_config_change(changed)
+        assert back_end.channel is not None
+        back_end.channel.sendall(wire.encode(2, b"", flags=1))
+        assert entered.wait(WAIT_S)
+        try:
+            start = time.monotonic()
+            transport.on_config_change(None)
+            assert time.monotonic() - start < 10
+        finally:
+            leave.set()
+
+
 # Memory
 
 

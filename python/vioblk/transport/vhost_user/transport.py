@@ -45,6 +45,9 @@ ORDER_PLATFORM: Final = 36
 MAX_QUEUE_COUNT: Final = 65536
 """A queue index has 16 bits (VIRTIO 1.4, 4.1.4.3: queue_select)."""
 
+CALLBACK_TIMEOUT_S: Final = 1.0
+"""How long taking the callback off waits for a call that is under way."""
+
 DRAIN_TIMEOUT_S: Final = 4.0
 """Less than the 5 s that callers usually wait for a reset, so that they learn the reason."""
 
@@ -187,13 +190,15 @@ class VhostUserTransport(Transport):
 
     def on_config_change(self, callback: Callable[[], None] | None) -> None:
         """Without BACKEND_REQ, and with qemu-storage-daemon 7.2, no change is ever announced."""
-        with self._callback_lock:
-            self._callback = callback
+        self._callback = callback
+        if callback is None and self._callback_lock.acquire(timeout=CALLBACK_TIMEOUT_S):
+            self._callback_lock.release()
 
     def _config_changed(self) -> None:
         with self._callback_lock:
-            if self._callback is not None:
-                self._callback()
+            callback = self._callback
+            if callback is not None:
+                callback()
 
     # Status and reset.
 
