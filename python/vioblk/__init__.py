@@ -90,8 +90,8 @@ def open(  # noqa: A001  - vioblk.open reads as gzip.open does
 
     Options stand after `?` in the address or are given as keywords, which win: those of the
     transport (`vioblk.transport`), those of the driver (`vioblk.block.options`: `ring`,
-    `timeout_s`, `queue_count`, `ring_size`, `strict`), and names of features with on, off or auto
-    (True and False as keywords) to insist on a feature or do without it.
+    `timeout_s`, `queue_count`, `ring_size`, `writeback`, `strict`), and names of features with on,
+    off or auto (True and False as keywords) to insist on a feature or do without it.
 
     `on_config_change` is called after each change of the device's configuration, with the new
     one, on a thread of the transport; it should return soon.
