@@ -117,3 +117,12 @@ def test_other_threads_leave_on_the_interrupt_that_an_event_loop_asked_for() -> 
         out = bytearray(COMPLETION_RECORD.size)
         assert bench.queue.reap_many(out) == 1
         assert COMPLETION_RECORD.unpack(out)[0] == 7
+
+
+def test_memory_that_is_given_out_again_is_zeroed_and_fresh_memory_is_not_touched() -> None:
+    space = make_space(1 << 36)
+    with space.alloc(4096) as region, memoryview(region) as view:
+        view[:] = b"\xff" * 4096
+    # 32 GiB, of which only the bytes that were used before are written: else it would not fit.
+    with space.alloc(1 << 35) as region, memoryview(region) as view:
+        assert not any(view[:8192])

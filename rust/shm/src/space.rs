@@ -13,7 +13,7 @@ use crate::error::{OutOfBounds, SpaceError};
 use crate::fork::Owner;
 use crate::handles::{Handles, Reserved};
 use crate::memory::Memory;
-use crate::ranges::FreeRanges;
+use crate::ranges::{FreeRanges, Taken};
 use crate::span::Span;
 
 const PAGE: usize = 4096;
@@ -104,7 +104,7 @@ impl DmaSpace {
     pub fn map(&self, length: usize, device_address: u64) -> Result<Arc<Mapping>, SpaceError> {
         self.check_owner()?;
         check_placement(length, device_address)?;
-        self.add(Memory::create(length)?, device_address)
+        self.add(Memory::create(length)?, 0, device_address)
     }
 
     /// Map `length` bytes of memory that somebody else made, and whose maker is trusted not to
@@ -123,10 +123,17 @@ impl DmaSpace {
             let why = format!("file offset {file_offset} is not a multiple of {PAGE}");
             return Err(SpaceError::Invalid(why));
         }
-        self.add(Memory::from_fd(fd, length, file_offset)?, device_address)
+        // Its maker may have written to all of it.
+        self.add(Memory::from_fd(fd, length, file_offset)?, length, device_address)
     }
 
-    fn add(&self, memory: Memory, device_address: u64) -> Result<Arc<Mapping>, SpaceError> {
+    /// `fresh_from`: from where on the memory is zero.
+    fn add(
+        &self,
+        memory: Memory,
+        fresh_from: usize,
+        device_address: u64,
+    ) -> Result<Arc<Mapping>, SpaceError> {
         let length = memory.len() as u64;
         let mut state = self.lock()?;
         let overlaps = |other: &&Arc<Mapping>| {
@@ -139,7 +146,7 @@ impl DmaSpace {
                 other.device_address
             )));
         }
-        let free = Mutex::new(FreeRanges::new(memory.len()));
+        let free = Mutex::new(FreeRanges::new(memory.len(), fresh_from));
         let mapping = Arc::new(Mapping { memory: Arc::new(memory), device_address, free });
         state.mappings.push(Arc::clone(&mapping));
         Ok(mapping)
@@ -166,9 +173,11 @@ impl DmaSpace {
         }
         let no_room = || SpaceError::NoRoom { length, free: self.free_bytes() };
         let reserved = length.checked_next_multiple_of(GRANULE).ok_or_else(no_room)?;
-        let (mapping, offset) = self.take(reserved, align.max(GRANULE))?.ok_or_else(no_room)?;
+        let (mapping, taken) = self.take(reserved, align.max(GRANULE))?.ok_or_else(no_room)?;
+        let Taken { start: offset, used } = taken;
         let span = Span::new(Arc::clone(&mapping.memory), offset, length);
-        let zeroed = span.fill(0, length, 0);
+        // Fresh memory is zero, and costs nothing until somebody touches it.
+        let zeroed = span.fill(0, used.min(length), 0);
         let made = zeroed
             .map_err(|error| SpaceError::Invalid(error.to_string()))
             .and_then(|()| self.register(&mapping, span, (offset, reserved)));
@@ -182,11 +191,11 @@ impl DmaSpace {
         &self,
         length: usize,
         align: usize,
-    ) -> Result<Option<(Arc<Mapping>, usize)>, SpaceError> {
+    ) -> Result<Option<(Arc<Mapping>, Taken)>, SpaceError> {
         let state = self.lock()?;
         Ok(state.mappings.iter().find_map(|mapping| {
-            let offset = mapping.free().take(length, align)?;
-            Some((Arc::clone(mapping), offset))
+            let taken = mapping.free().take(length, align)?;
+            Some((Arc::clone(mapping), taken))
         }))
     }
 
