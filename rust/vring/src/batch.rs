@@ -2,7 +2,7 @@
 
 use shm::Pin;
 
-use crate::queue::QueueError;
+use crate::queue_error::QueueError;
 use crate::request::{Limits, Request};
 use crate::slots::STATUS_PENDING;
 

@@ -1,7 +1,7 @@
 //! The driver's half of virtqueues, and of the block requests on them.
 //!
-//! Reading order: `layout`, `split`, then `request`, `slots` and `queue`. No Python and
-//! no unsafe code; every access to shared memory goes through `shm`.
+//! Reading order: `layout`, `split`, then `request`, `slots`, `queue_state` and `queue`. No Python
+//! and no unsafe code; every access to shared memory goes through `shm`.
 
 #![forbid(unsafe_code)]
 
@@ -13,6 +13,10 @@ mod free_list;
 mod layout;
 #[cfg(not(loom))]
 mod queue;
+#[cfg(not(loom))]
+mod queue_error;
+#[cfg(not(loom))]
+mod queue_state;
 pub mod request;
 #[cfg(not(loom))]
 mod slots;
@@ -22,7 +26,9 @@ pub use error::{Broken, LayoutError, PushError};
 pub use event::event_passed;
 pub use layout::{DESCRIPTOR_BYTES, QUEUE_SIZE_MAX, SplitLayout};
 #[cfg(not(loom))]
-pub use queue::{BlockQueue, Execution, NewQueueError, QueueError, TICK, Wires};
+pub use queue::{BlockQueue, Execution, TICK, Wires};
+#[cfg(not(loom))]
+pub use queue_error::{NewQueueError, QueueError};
 #[cfg(not(loom))]
 pub use slots::STATUS_PENDING;
 pub use split::{SplitOptions, SplitQueue, Used};

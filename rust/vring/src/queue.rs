@@ -9,19 +9,20 @@
 //! whoever reaps next; nothing overtakes them.
 
 use std::collections::VecDeque;
-use std::fmt;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use shm::{Claim, DmaSpace, Doorbell, EventFd, Pin, Poller, Ready, Watch};
+use shm::{Claim, DmaSpace, Doorbell, EventFd, Poller, Ready, Watch};
 
-use crate::batch::{Batch, BatchId, Batches};
-use crate::error::{Broken, LayoutError, PushError};
+use crate::batch::{BatchId, Batches};
+use crate::error::PushError;
 use crate::layout::SplitLayout;
-use crate::request::{Completion, Limits, Request, RequestError};
-use crate::slots::{Finished, RequestSlots};
+use crate::queue_error::{NewQueueError, QueueError};
+use crate::queue_state::{Owner, State, of_push};
+use crate::request::{Completion, Limits, Request};
+use crate::slots::RequestSlots;
 use crate::split::SplitQueue;
 
 /// The longest uninterrupted wait.
@@ -30,193 +31,6 @@ pub const TICK: Duration = Duration::from_millis(100);
 const INTERRUPT: u64 = 0;
 const HANG_UP: u64 = 1;
 const WAKE: u64 = 2;
-
-/// Why a queue did not do what it was asked.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum QueueError {
-    /// A record was refused; nothing of the call was submitted.
-    Request {
-        /// Which, from 0.
-        index: usize,
-        /// Why.
-        error: RequestError,
-    },
-    /// The device broke the rules of the ring.
-    Broken(Broken),
-    /// The device has gone, or the queue was given up; the text says why.
-    Gone(String),
-    /// The device was reset while the call waited.
-    Reset,
-    /// Time is up.
-    Timeout {
-        /// Records that were completed.
-        completed: usize,
-        /// Records of the call.
-        total: usize,
-    },
-}
-
-impl fmt::Display for QueueError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Request { index, error } => write!(f, "request {index}: {error}"),
-            Self::Broken(broken) => write!(f, "the device broke the rules of the ring: {broken}"),
-            Self::Gone(why) => f.write_str(why),
-            Self::Reset => f.write_str("the device was reset while the request was in flight"),
-            Self::Timeout { completed, total } => write!(
-                f,
-                "timed out with {completed} of {total} requests completed; the device may still \
-                 use the buffers of the others until it is reset"
-            ),
-        }
-    }
-}
-
-impl std::error::Error for QueueError {}
-
-/// Whose request it is.
-#[derive(Clone, Copy, Debug)]
-enum Owner {
-    /// Of `submit_many`: its completion goes to `reap_many`.
-    Token(u64),
-    /// Of `execute`: its status goes into a batch.
-    Batch { batch: BatchId, index: usize },
-}
-
-#[derive(Debug)]
-struct State {
-    slots: RequestSlots<Owner>,
-    limits: Limits,
-    batches: Batches,
-    /// Batches of which not all has been submitted, in the order of their arrival.
-    backlog: VecDeque<BatchId>,
-    /// Completions that a waiter reaped and `reap_many` has yet to hand out.
-    finished: VecDeque<Completion>,
-    /// Somebody sits in epoll.
-    waiter: bool,
-    /// How many wait for the one in epoll.
-    sleepers: usize,
-    /// `arm` asked for an interrupt, and nothing was reaped since: a waiter leaves it on.
-    armed_by_owner: bool,
-    /// Why the queue was given up; it stays so.
-    gone: Option<String>,
-    kick_due: bool,
-    kick_count: u64,
-}
-
-impl State {
-    fn check(&self) -> Result<(), QueueError> {
-        match (&self.gone, self.slots.ring().broken()) {
-            (Some(why), _) => Err(QueueError::Gone(why.clone())),
-            (None, Some(broken)) => Err(QueueError::Broken(broken)),
-            (None, None) => Ok(()),
-        }
-    }
-
-    fn give_up(&mut self, why: impl Into<String>) {
-        // The first reason is the best one.
-        self.gone.get_or_insert_with(|| why.into());
-    }
-
-    /// Check all requests before any is submitted; pins for those that have data.
-    fn check_all(&self, requests: &[Request]) -> Result<Vec<Option<Pin>>, QueueError> {
-        let check = |(index, request)| {
-            let checked = self.slots.check(request, &self.limits);
-            checked.map_err(|error| QueueError::Request { index, error })
-        };
-        requests.iter().enumerate().map(check).collect()
-    }
-
-    /// Reap all that is ready; completions of `submit_many` go to `out` while it has room. How
-    /// many were reaped, and how many of them went to `out`. A breach of the rules stays noted in
-    /// the ring, and is told by the next check.
-    fn reap(&mut self, limit: usize, mut out: impl FnMut(Completion)) -> (usize, usize) {
-        let (batches, finished) = (&mut self.batches, &mut self.finished);
-        let mut handed = 0;
-        let reaped =
-            self.slots.reap(usize::MAX, |Finished { owner, written, status }| match owner {
-                Owner::Token(token) => {
-                    let completion = Completion { token, written, status };
-                    if handed < limit {
-                        out(completion);
-                        handed += 1;
-                    } else {
-                        finished.push_back(completion);
-                    }
-                }
-                Owner::Batch { batch, index } => batches.complete(batch, index, status),
-            });
-        (reaped.unwrap_or(0), handed)
-    }
-
-    /// Push of the backlog what fits, in order.
-    fn push_backlog(&mut self) {
-        while let Some(&id) = self.backlog.front() {
-            if self.push_rest(id) == Rest::Waits {
-                return;
-            }
-            self.backlog.pop_front();
-        }
-    }
-
-    /// Push of a batch what fits.
-    fn push_rest(&mut self, id: BatchId) -> Rest {
-        let Some(batch) = self.batches.get_mut(id) else { return Rest::Gone };
-        if batch.limits != self.limits
-            && let Err(error) = check_again(&self.slots, batch, &self.limits)
-        {
-            batch.failed = Some(error);
-            return Rest::Gone;
-        }
-        while let Some(request) = batch.requests.get(batch.submitted) {
-            let index = batch.submitted;
-            let pin = batch.pins[index].take();
-            let owner = Owner::Batch { batch: id, index };
-            match self.slots.push(request, pin, &batch.limits, owner) {
-                Ok(()) => batch.note_submitted(),
-                Err((PushError::Full { .. }, unused)) => {
-                    batch.pins[index] = unused;
-                    return Rest::Waits;
-                }
-                Err((error, _)) => {
-                    batch.failed = Some(of_push(error));
-                    return Rest::Gone;
-                }
-            }
-        }
-        Rest::Gone
-    }
-}
-
-/// What is left of a batch in the backlog.
-#[derive(PartialEq, Eq)]
-enum Rest {
-    /// Nothing, or nothing that could be submitted.
-    Gone,
-    /// Something that does not fit now.
-    Waits,
-}
-
-/// The limits have changed since the batch was checked (the disk may have shrunk).
-fn check_again(
-    slots: &RequestSlots<Owner>,
-    batch: &mut Batch,
-    limits: &Limits,
-) -> Result<(), QueueError> {
-    for (index, request) in batch.requests.iter().enumerate().skip(batch.submitted) {
-        let checked = slots.check_limits(request, limits);
-        checked.map_err(|error| QueueError::Request { index, error })?;
-    }
-    batch.limits = *limits;
-    Ok(())
-}
-
-fn of_push(error: PushError) -> QueueError {
-    match error {
-        PushError::Broken(broken) => QueueError::Broken(broken),
-        other => QueueError::Gone(other.to_string()),
-    }
-}
 
 /// How a queue reaches its device. `None` where that is left to the owner.
 #[derive(Debug, Default)]
@@ -723,25 +537,4 @@ fn remaining(deadline: Option<Instant>) -> Option<Duration> {
     let Some(deadline) = deadline else { return Some(TICK) };
     let left = deadline.saturating_duration_since(Instant::now());
     (!left.is_zero()).then(|| left.min(TICK))
-}
-
-/// Why a queue could not be made.
-#[derive(Debug)]
-pub enum NewQueueError {
-    /// The ring or the slots do not fit.
-    Layout(LayoutError),
-    /// The system refused.
-    Io(io::Error),
-}
-
-impl From<LayoutError> for NewQueueError {
-    fn from(error: LayoutError) -> Self {
-        Self::Layout(error)
-    }
-}
-
-impl From<io::Error> for NewQueueError {
-    fn from(error: io::Error) -> Self {
-        Self::Io(error)
-    }
 }
