@@ -4,6 +4,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+import tomllib
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from vioblk.__main__ import main
 from vioblk.cli.app import run
 from vioblk.cli.sizes import format_size
 
+PYPROJECT = Path(__file__).resolve().parents[2] / "pyproject.toml"
 COMMANDS = ("demo", "info", "read", "write", "copy", "zero", "discard")
 
 
@@ -50,7 +52,27 @@ def test_without_the_extra_it_says_what_to_install(
     assert main() == 1
     out, err = capsys.readouterr()
     assert out == ""
-    assert err == "vioblk: the command line needs two more packages: pip install 'vioblk[cli]'\n"
+    needed = tomllib.loads(PYPROJECT.read_text())["project"]["optional-dependencies"]["cli"]
+    assert err == (
+        "vioblk: the command line needs two more packages: "
+        f"pip install {' '.join(map(repr, needed))}\n"
+    )
+
+
+def test_ctrl_c_while_it_is_still_loading_is_no_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(name: str) -> ModuleSpec | None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("vioblk.__main__.find_spec", interrupt)
+    assert main() == 130
+    assert capsys.readouterr() == ("", "")
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    expected = tomllib.loads(PYPROJECT.read_text())["project"]["version"]
+    assert succeeds("--version").decode() == f"vioblk {expected}\n"
 
 
 def test_demo_shows_the_whole_of_it() -> None:

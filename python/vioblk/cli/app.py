@@ -4,17 +4,16 @@ import os
 import re
 import sys
 from collections.abc import Sequence
-from typing import Final
+from importlib.metadata import version
+from typing import Annotated, Final
 
 import typer
 
+from vioblk.__main__ import INTERRUPTED
 from vioblk.cli.copy import copy
 from vioblk.cli.demo import demo
 from vioblk.cli.info import info
 from vioblk.cli.transfer import discard, read, write, zero
-
-INTERRUPTED: Final = 130
-"""128 and the number of SIGINT, as shells expect."""
 
 TRACEBACK_VARIABLE: Final = "VIOBLK_TRACEBACK"
 
@@ -30,6 +29,24 @@ app = typer.Typer(
 )
 for command in (demo, info, read, write, copy, zero, discard):
     app.command()(command)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"vioblk {version('vioblk')}")
+        raise typer.Exit
+
+
+@app.callback(help=app.info.help)
+def common(
+    show_version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Show the version and exit.", callback=_show_version, is_eager=True
+        ),
+    ] = False,
+) -> None:
+    """What stands before a command."""
 
 
 def run(arguments: Sequence[str]) -> int:
