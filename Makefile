@@ -6,6 +6,7 @@
 # make wheel   sdist and manylinux wheel in dist/
 # make develop a virtual environment to work in: .venv
 # make clean   removes all that was built
+# make help    prints these lines
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -43,6 +44,10 @@ PACKAGES_OF_git := git
 .PHONY: run
 run: $(STAMPS)/extension
 	@$(BIN)/vioblk demo
+
+.PHONY: help
+help:
+	@sed '/^$$/q; s/^# //' Makefile
 
 .PHONY: develop
 develop: $(STAMPS)/dev $(STAMPS)/extension
@@ -136,7 +141,7 @@ $(STAMPS)/build: pyproject.toml | toolchain
 	$$(python3 --version 2>/dev/null || echo none). Name one with: make PYTHON=/path/to/python3" >&2; exit 1; }
 	$(PYTHON) -c 'import ensurepip' 2>/dev/null || { echo "$(PYTHON) cannot make a virtual \
 	environment; on Debian: apt-get install python3-venv" >&2; exit 1; }
-	echo "== making .venv with $$($(PYTHON) --version)"
+	echo "== making .venv with $$($(PYTHON) --version), and bringing what a build needs"
 	[ -x $(BIN)/python ] || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet 'pip>=25.1'
 	$(BIN)/python -m pip install --quiet --group build
@@ -150,7 +155,7 @@ $(STAMPS)/dev: pyproject.toml $(STAMPS)/build
 # Installed in place: Python sources need no further step. By pip, as `maturin develop` would bring
 # the whole group `dev` along, which `make run` does not need.
 $(STAMPS)/extension: pyproject.toml $(STAMPS)/build $(RUST_SOURCES)
-	@echo "== building the extension (release)"
+	@echo "== building the extension (release): a minute or so the first time"
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pip install --quiet --no-build-isolation \
 		--config-settings build-args=--locked --editable '.[cli]'
 	touch $@
