@@ -6,6 +6,7 @@ import threading
 
 import pytest
 
+import vioblk
 from tests.block.queue_bench import limits_of, make_puppet_bench
 from vioblk._native import BlockQueue, DmaSpace, SplitQueue, split_layout
 from vioblk.block.request import COMPLETION_RECORD, RequestType
@@ -126,3 +127,27 @@ def test_memory_that_is_given_out_again_is_zeroed_and_fresh_memory_is_not_touche
     # 32 GiB, of which only the bytes that were used before are written: else it would not fit.
     with space.alloc(1 << 35) as region, memoryview(region) as view:
         assert not any(view[:8192])
+
+
+def test_a_region_of_another_space_is_not_taken_for_one_of_this() -> None:
+    bench, other = make_puppet_bench("native"), make_puppet_bench("native")
+    with pytest.raises(BufferError, match="no open region"):
+        bench.queue.submit_many(bench.record(IN, region=other.data.handle))
+
+
+def test_a_batch_that_is_refused_leaves_no_byte_that_passes_for_a_status() -> None:
+    bench = make_puppet_bench("native")
+    statuses = bytearray(2)
+    with pytest.raises(vioblk.BeyondEndError):
+        bench.queue.execute(bench.record(IN) + bench.record(IN, sector=1 << 40), statuses, 1)
+    assert statuses == b"\xff\xff"
+
+
+def test_what_leaves_the_block_of_a_region_is_the_exception_that_was_raised_in_it() -> None:
+    region = make_space().alloc(4096)
+    view = memoryview(region)
+    with pytest.raises(RuntimeError, match="mine") as caught, region:
+        raise RuntimeError("mine")
+    assert "could not be closed" in caught.value.__notes__[0]
+    view.release()
+    region.close()

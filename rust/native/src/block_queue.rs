@@ -330,6 +330,8 @@ impl BlockQueue {
                 buffer.count(),
             )));
         }
+        // Whatever comes, an old byte must not pass for a status.
+        buffer.write_all(py, &vec![vring::STATUS_PENDING; requests.len()]);
         let execution = queue.begin(requests).map_err(|error| of_queue(py, error))?;
         let (statuses, outcome) = match self.run(py, &execution, deadline) {
             Ok(statuses) => (statuses, Ok(())),

@@ -8,6 +8,7 @@ use std::os::fd::AsRawFd;
 use pyo3::buffer::PyUntypedBuffer;
 use pyo3::exceptions::{PyKeyError, PyValueError};
 use pyo3::ffi;
+use pyo3::intern;
 use pyo3::prelude::*;
 use shm::SpaceError;
 
@@ -109,9 +110,22 @@ impl Region {
         slf
     }
 
-    #[pyo3(signature = (*_exc_info))]
-    fn __exit__(&self, _exc_info: &Bound<'_, PyAny>) -> PyResult<()> {
-        self.close()
+    /// An exception that leaves the block stays the one that the caller sees.
+    #[pyo3(signature = (kind, value, traceback, /))]
+    fn __exit__(
+        &self,
+        kind: &Bound<'_, PyAny>,
+        value: &Bound<'_, PyAny>,
+        traceback: &Bound<'_, PyAny>,
+    ) -> PyResult<()> {
+        let _ = (kind, traceback);
+        match self.close() {
+            Err(error) if !value.is_none() => {
+                let note = format!("the region could not be closed: {}", error.value(value.py()));
+                value.call_method1(intern!(value.py(), "add_note"), (note,)).map(drop)
+            }
+            closed => closed,
+        }
     }
 
     fn __repr__(&self) -> String {

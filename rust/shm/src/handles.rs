@@ -1,12 +1,19 @@
 //! The numbers by which records name regions, none of which is ever given out twice.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
 
 /// A handle is a slot index and, above it, the slot's generation.
 const INDEX_BITS: u32 = 20;
 const SLOTS_MAX: u32 = 1 << INDEX_BITS;
 const GENERATIONS: u32 = 1 << (32 - INDEX_BITS);
+
+/// Tables made so far.
+static TABLES: AtomicU32 = AtomicU32::new(0);
+/// Odd, so that the first 2^32 tables have masks of their own; and with bits all over, so that a
+/// handle of another table is far from all that this one has given out.
+const MASK_STEP: u32 = 0x9e37_79b9;
 
 /// A handle and where its entry is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,29 +36,32 @@ pub(crate) struct Handles<T> {
     free: VecDeque<u32>,
     slots_max: u32,
     generations: u32,
+    /// Laid over every handle, so that one of another disk names nothing here.
+    mask: u32,
 }
 
 impl<T> Default for Handles<T> {
     fn default() -> Self {
-        Self::with_limits(SLOTS_MAX, GENERATIONS)
+        let mask = TABLES.fetch_add(1, Relaxed).wrapping_mul(MASK_STEP);
+        Self { mask, ..Self::with_limits(SLOTS_MAX, GENERATIONS) }
     }
 }
 
 impl<T> Handles<T> {
     /// Smaller limits than the default ones, for tests.
     pub(crate) fn with_limits(slots_max: u32, generations: u32) -> Self {
-        Self { slots: Vec::new(), free: VecDeque::new(), slots_max, generations }
+        Self { slots: Vec::new(), free: VecDeque::new(), slots_max, generations, mask: 0 }
     }
 
     /// A handle that nothing has had yet; `None` if there is none left.
     pub(crate) fn reserve(&mut self) -> Option<Reserved> {
         if let Some(slot) = self.free.pop_front() {
             let generation = self.slots.get(slot as usize)?.generation;
-            return Some(Reserved { handle: generation << INDEX_BITS | slot, slot });
+            return Some(Reserved { handle: (generation << INDEX_BITS | slot) ^ self.mask, slot });
         }
         let slot = u32::try_from(self.slots.len()).ok().filter(|&slot| slot < self.slots_max)?;
         self.slots.push(Slot { generation: 0, entry: Weak::new() });
-        Some(Reserved { handle: slot, slot })
+        Some(Reserved { handle: slot ^ self.mask, slot })
     }
 
     /// Say what a reserved handle names.
@@ -63,8 +73,9 @@ impl<T> Handles<T> {
 
     /// What `handle` names, if that still lives.
     pub(crate) fn get(&self, handle: u32) -> Option<Arc<T>> {
-        let slot = self.slots.get((handle & (SLOTS_MAX - 1)) as usize)?;
-        (slot.generation == handle >> INDEX_BITS).then(|| slot.entry.upgrade())?
+        let number = handle ^ self.mask;
+        let slot = self.slots.get((number & (SLOTS_MAX - 1)) as usize)?;
+        (slot.generation == number >> INDEX_BITS).then(|| slot.entry.upgrade())?
     }
 
     /// The handle names nothing any more, and never will again.
@@ -105,6 +116,21 @@ mod tests {
         handles.release(first);
         let reused = [handles.reserve(), handles.reserve()].map(|r| r.map(|r| r.slot));
         assert_eq!(reused, [Some(second.slot), Some(first.slot)], "the longest unused first");
+    }
+
+    #[test]
+    fn a_handle_of_another_table_names_nothing() {
+        let entry = Arc::new(7);
+        let (mut one, other) = (Handles::default(), &mut Handles::default());
+        for _ in 0..100 {
+            let (Some(mine), Some(theirs)) = (one.reserve(), other.reserve()) else {
+                panic!("handles are free");
+            };
+            one.name(mine, Arc::downgrade(&entry));
+            other.name(theirs, Arc::downgrade(&entry));
+            assert_eq!(one.get(theirs.handle), None);
+            assert_eq!(other.get(mine.handle), None);
+        }
     }
 
     #[test]
