@@ -1,5 +1,6 @@
 """A disk belongs to the process that opened it."""
 
+import gc
 import os
 import traceback
 import warnings
@@ -37,6 +38,7 @@ CALLS: dict[str, Callable[[BlockDevice], object]] = {
     "serial": lambda disk: disk.serial,
     "writeback": lambda disk: disk.writeback,
     "info": lambda disk: disk.info,
+    "closed": lambda disk: disk.closed,
     "device": lambda disk: disk.device,
     "timeout_s": lambda disk: disk.timeout_s,
 }
@@ -80,6 +82,21 @@ def test_a_child_gets_an_error_from_every_call_and_the_parent_goes_on(ring: Ring
 
         in_child(child)
         assert disk.read(0, 512) == b"\x61" * 512
+
+
+def test_a_child_that_forgets_its_copy_is_not_warned(ring: RingName) -> None:
+    disks = [vioblk.open("mem:1M", ring=ring)]
+
+    def child() -> None:
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
+            disks.clear()
+            gc.collect()
+        assert not seen
+
+    in_child(child)
+    assert disks[0].read(0, 512) == bytes(512)
+    disks[0].close()
 
 
 def test_the_queues_themselves_refuse_a_child(ring: RingName) -> None:

@@ -11,6 +11,7 @@ import pytest
 import vioblk
 import vioblk.address
 from tests.conftest import RingName
+from tests.test_signals import interrupt_once, signal_soon
 from vioblk._native import SoftwareDevice
 from vioblk.block.disk import BlockDevice
 from vioblk.block.request import REQUEST_RECORD, RequestType
@@ -34,6 +35,10 @@ def silent_disk(ring: RingName, timeout_s: float = 60) -> BlockDevice:
     software(disk).inject("silence")
     assert disk.submit_many(FLUSH) == 1
     return disk
+
+
+def is_closed(disk: BlockDevice) -> bool:
+    return disk.closed  # a call, as a type checker takes a property for constant
 
 
 def in_thread(call: Callable[[], object]) -> tuple[threading.Thread, list[BaseException]]:
@@ -144,6 +149,36 @@ def test_a_callback_that_does_not_return_is_left_behind(ring: RingName) -> None:
         leave.set()
 
 
+def test_an_interrupted_close_is_no_close_and_the_next_one_is_hasty(ring: RingName) -> None:
+    disk = vioblk.open("mem:1M", ring=ring)
+    software(disk).inject("silence")
+    with signal_soon(interrupt_once()), pytest.raises(KeyboardInterrupt):
+        disk.read(0, 512)
+    with signal_soon(interrupt_once()), pytest.raises(KeyboardInterrupt):
+        disk.close()
+    assert not is_closed(disk)
+    assert "being closed" in repr(disk)
+    for call in (lambda: disk.read(0, 512), disk.reset, disk.__enter__):
+        with pytest.raises(vioblk.StateError, match="call it again"):
+            call()
+    start = time.monotonic()
+    with pytest.raises(vioblk.RequestTimeoutError, match="the device was closed"):
+        disk.close()
+    assert time.monotonic() - start < PROMPT_S
+    assert is_closed(disk)
+    assert "has been closed" in repr(disk)
+    disk.close()
+
+
+def test_a_closed_disk_says_so_and_cannot_be_entered(ring: RingName) -> None:
+    disk = vioblk.open("mem:1M", ring=ring)
+    assert not is_closed(disk)
+    disk.close()
+    assert is_closed(disk)
+    with pytest.raises(vioblk.StateError, match="has been closed"):
+        disk.__enter__()
+
+
 @pytest.mark.parametrize("timeout_s", [0, -1, float("nan")])
 def test_a_transport_that_was_taken_over_in_vain_is_closed(timeout_s: float) -> None:
     transport = connect(vioblk.address.parse_address("mem:1M"), {})
@@ -222,19 +257,55 @@ def test_an_interrupted_reset_can_be_repeated(
     disk.close()
 
 
+def test_a_reset_of_a_device_that_has_gone_changes_nothing_about_the_error(
+    ring: RingName, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = vioblk.open("mem:1M", ring=ring)
+
+    def gone(value: int) -> None:
+        raise vioblk.DeviceGoneError("the back end hung up")
+
+    monkeypatch.setattr(disk.device.transport, "write_status", gone)
+    record = bytearray(FLUSH)
+    calls: list[Callable[[], object]] = [
+        disk.reset,
+        lambda: disk.read(0, 512),
+        lambda: disk.write(0, bytes(512)),
+        disk.flush,
+        lambda: disk.discard(0, 512),
+        lambda: disk.execute(record, bytearray(1)),
+        lambda: disk.submit_many(record),
+        lambda: disk.reap_many(bytearray(16)),
+        lambda: disk.wait(0.1),
+        lambda: disk.writeback,
+        lambda: disk.info,
+        disk.reset,
+    ]
+    for call in calls:
+        with pytest.raises(vioblk.DeviceGoneError, match=r"hung up.*close the disk and open it"):
+            call()
+    assert "has gone" in repr(disk)
+    disk.close()
+    with pytest.raises(vioblk.StateError, match="has been closed"):
+        disk.read(0, 512)
+
+
 # Timeouts
 
 
-def test_a_timeout_that_is_no_number_is_refused_and_infinity_is_none(ring: RingName) -> None:
-    nan, inf = float("nan"), float("inf")
+@pytest.mark.parametrize(("bad", "words"), [(float("nan"), "NaN"), (-1, "timeout_s is -1")])
+def test_a_timeout_that_makes_no_sense_is_refused_and_infinity_is_none(
+    ring: RingName, bad: float, words: str
+) -> None:
+    inf = float("inf")
     with vioblk.open("mem:1M", ring=ring) as disk:
         for call in (
-            lambda: disk.wait(nan),
-            lambda: disk.execute(FLUSH, bytearray(1), nan),
-            lambda: disk.reset(nan),
-            lambda: disk.close(timeout_s=nan),
+            lambda: disk.wait(bad),
+            lambda: disk.execute(FLUSH, bytearray(1), bad),
+            lambda: disk.reset(bad),
+            lambda: disk.close(timeout_s=bad),
         ):
-            with pytest.raises(ValueError, match="NaN"):
+            with pytest.raises(ValueError, match=words):
                 call()
         disk.execute(FLUSH, bytearray(1), inf)
         assert disk.submit_many(FLUSH) == 1

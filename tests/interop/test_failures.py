@@ -149,8 +149,9 @@ def test_a_daemon_killed_under_waiting_threads_wakes_them_all(
         assert [type(outcome) for outcome in outcomes] == [vioblk.DeviceGoneError] * 4
         with pytest.raises(vioblk.DeviceGoneError):
             disk.read(0, 512)
-        with pytest.raises(vioblk.TransportError):
-            disk.reset()
+        for call in (disk.reset, lambda: disk.read(0, 512), disk.reset):
+            with pytest.raises(vioblk.DeviceGoneError, match="close the disk and open it again"):
+                call()
         disk.close()
 
 

@@ -21,9 +21,11 @@ class Deadline:
 
 
 def checked_timeout(timeout_s: float) -> float:
-    """`timeout_s`. Raises ValueError for NaN, which is neither before nor after anything."""
+    """`timeout_s`. Raises ValueError if it is negative or NaN."""
     if math.isnan(timeout_s):
         raise ValueError("timeout_s is not a number (NaN); give seconds, or leave it out")
+    if timeout_s < 0:
+        raise ValueError(f"timeout_s is {timeout_s}; give 0 or more seconds, or leave it out")
     return timeout_s
 
 

@@ -1,5 +1,7 @@
 """The disk: byte offsets in, requests out."""
 
+import os
+import select
 import sys
 import threading
 import warnings
@@ -13,7 +15,7 @@ from vioblk._native import Gate, Region
 from vioblk.block.check import check_range, check_supported, check_writable
 from vioblk.block.config import WRITEBACK, BlockConfig, Geometry, Topology
 from vioblk.block.deadline import checked_timeout, queue_timeout
-from vioblk.block.driver import BlockDriver, QueueOptions, store_writeback
+from vioblk.block.driver import CLOSING, BlockDriver, QueueOptions, store_writeback
 from vioblk.block.info import DiskInfo, QueueInfo
 from vioblk.block.limits import DiskLimits
 from vioblk.block.queue import RequestQueue
@@ -27,9 +29,11 @@ from vioblk.errors import (
     RequestFailedError,
     RequestTimeoutError,
     StateError,
+    TransportError,
     UnsupportedError,
 )
 from vioblk.features import BlockFeature
+from vioblk.status import DeviceState
 from vioblk.transport.base import Transport
 
 DEFAULT_TIMEOUT_S: Final = 30.0
@@ -73,6 +77,10 @@ class BlockDevice:
             if not timeout_s > 0:
                 raise ValueError(f"timeout_s must be more than 0, not {timeout_s}; it bounds waits")
             self._gate = Gate()
+            self._owner_pid = os.getpid()
+            self._gone: str | None = None
+            """Why not even a reset helps: there is nobody to ask for one."""
+            self._close_interrupted = False
             self._admin = threading.RLock()
             self._force_on, self._force_off = force_on, force_off
             self._address, self._transport_name = transport.address, transport.name
@@ -141,6 +149,7 @@ class BlockDevice:
         is nothing to do. Raises UnsupportedError if only CONFIG_WCE was.
         """
         with self._gate:
+            self._refuse_if_gone()
             if self._driver.features.flush:
                 self._transfers.flush()
             elif self._device.has(BlockFeature.CONFIG_WCE):
@@ -220,6 +229,7 @@ class BlockDevice:
         return self._queue(queue).wait(bound_s)
 
     def _queue(self, number: int) -> RequestQueue:
+        self._refuse_if_gone()
         queues = self._driver.queues
         if not queues:
             raise StateError(NO_QUEUES)
@@ -297,6 +307,7 @@ class BlockDevice:
     @writeback.setter
     def writeback(self, value: bool) -> None:
         with self._gate:
+            self._refuse_if_gone()
             store_writeback(self._device, bool(value), "; its cache can be set only elsewhere")
             self._driver.writeback = bool(value)
 
@@ -330,6 +341,12 @@ class BlockDevice:
         return self._device
 
     @property
+    def closed(self) -> bool:
+        """Whether the disk has been closed. False after a `close` that was interrupted."""
+        self._gate.check_process()
+        return self._gate.refusal == CLOSED
+
+    @property
     def timeout_s(self) -> float:
         """How long a batch of requests may take."""
         self._gate.check_process()
@@ -348,6 +365,7 @@ class BlockDevice:
         return raw.partition(b"\0")[0].decode("ascii", "backslashreplace")
 
     def _writeback(self) -> bool:
+        self._refuse_if_gone()
         if self._device.has(BlockFeature.CONFIG_WCE):
             return self._device.read_config(WRITEBACK) != 0
         return self._driver.features.flush
@@ -368,15 +386,16 @@ class BlockDevice:
 
         Whoever waits for a request gets DeviceGoneError. Returns, for each queue index, the tokens
         of submitted requests that never completed. Raises ResetTimeoutError, TransportError,
-        NegotiationError; then the disk can only be reset again or closed. Raises StateError in
-        an `on_config_change` callback.
+        NegotiationError; then the disk can only be reset again or closed. Raises DeviceGoneError
+        if the connection to the device has ended, StateError in an `on_config_change` callback,
+        ValueError for a negative `timeout_s` or NaN.
         """
         self._gate.check_process()
         self._device.refuse_in_callback("reset")
         checked_timeout(timeout_s)
         with self._admin:
-            if self._gate.refusal == CLOSED:
-                raise StateError(CLOSED)
+            self._refuse_if_ended()
+            self._refuse_if_gone()
             try:
                 self._gate.shut(
                     "the disk is being reset; wait until reset() has returned, and if it was "
@@ -392,9 +411,42 @@ class BlockDevice:
                 self._gate.open()
             except BaseException as error:
                 why = str(error) or type(error).__name__
+                if self._connection_ended(error):
+                    self._mourn(why)
+                    raise DeviceGoneError(self._gone) from error
                 self._gate.shut(f"the last reset failed ({why}); reset or close the disk")
                 raise
             return lost
+
+    def _connection_ended(self, error: BaseException) -> bool:
+        """Whether `error` came of a connection that has ended, so that no call can mend it."""
+        if not isinstance(error, TransportError):
+            return False
+        hangup_fd = self._device.transport.hangup_fd
+        if isinstance(error, DeviceGoneError) or hangup_fd is None:
+            return isinstance(error, DeviceGoneError)
+        poller = select.poll()
+        poller.register(hangup_fd, select.POLLRDHUP)
+        return bool(poller.poll(0))
+
+    def _mourn(self, why: str) -> None:
+        """From now on whatever needs the device raises DeviceGoneError."""
+        self._gone = f"the device has gone ({why}); close the disk and open it again"
+        # Not the transfers of before: those have told already that the disk was reset.
+        transfers = Transfers(self._driver, self._device.memory, self._timeout_s)
+        transfers.end(DeviceGoneError(self._gone))
+        self._transfers = transfers
+        # The gate knows only StateError, so the calls are let in, and told there.
+        self._gate.open()
+
+    def _refuse_if_gone(self) -> None:
+        if self._gone is not None:
+            raise DeviceGoneError(self._gone)
+
+    def _refuse_if_ended(self) -> None:
+        """Raise StateError if the disk is closed, or an interrupted `close` has begun it."""
+        if self._gate.refusal in (CLOSED, CLOSING):
+            raise StateError(self._gate.refusal)
 
     def close(self, *, drain: bool = True, timeout_s: float | None = None) -> None:
         """Stop the device and let go of it. Idempotent.
@@ -404,12 +456,19 @@ class BlockDevice:
         DiskBusyError if anything is in flight, and the disk stays as it is. Raises
         RequestTimeoutError if requests did not complete in time, ResetTimeoutError if the device
         did not confirm its reset; the disk is closed all the same. Raises StateError in an
-        `on_config_change` callback.
+        `on_config_change` callback, ValueError for a negative `timeout_s` or NaN.
+
+        If Ctrl-C or another exception interrupts the wait, the disk is not closed yet (`closed`),
+        and nothing but `close` can be called any more; that waits for no request then, and at most
+        1 s for the reset, unless it is given a `timeout_s`.
 
         At the end of a `with` block that an exception leaves, requests have 1 s to complete and
         the reset 5 s; after KeyboardInterrupt or RequestTimeoutError the reset has 1 s, and nothing
         else is waited for. What goes wrong is noted at the exception.
         """
+        if timeout_s is None and self._close_interrupted:
+            self._close(drain, 0.0, HASTY_DRAIN_TIMEOUT_S)
+            return
         limit_s = self._timeout_s if timeout_s is None else checked_timeout(timeout_s)
         self._close(drain, limit_s, limit_s)
 
@@ -417,14 +476,19 @@ class BlockDevice:
         self._gate.check_process()
         self._device.refuse_in_callback("close")
         with self._admin:
+            if self.closed:
+                return
             if not drain:
                 self._shut_idle()
-            self._gate.shut(CLOSED)
             try:
+                self._gate.shut(CLOSING)
                 self._device.close(timeout_s=drain_timeout_s, reset_timeout_s=reset_timeout_s)
             finally:
-                self._gate.shut(CLOSED)
-                self._transfers.end(StateError(CLOSED))
+                if self._device.state is DeviceState.CLOSED:
+                    self._transfers.end(StateError(CLOSED))
+                    self._gate.shut(CLOSED)
+                else:
+                    self._close_interrupted = True
 
     def _shut_idle(self) -> None:
         """Shut the gate, or raise DiskBusyError and leave it as it is."""
@@ -435,7 +499,7 @@ class BlockDevice:
                 f"{in_flight} requests are in flight or not reaped; reap them, or close(drain=True)"
             )
         # What is in flight, somebody has submitted inside: if nobody was, it is still nothing.
-        if not self._gate.shut_if_unused_since(entries, CLOSED):
+        if not self._gate.shut_if_unused_since(entries, CLOSING):
             raise DiskBusyError(
                 f"other threads are using the disk ({self._gate.inside} calls right now); wait for "
                 "them, or close(drain=True)"
@@ -443,6 +507,7 @@ class BlockDevice:
 
     def __enter__(self) -> Self:
         self._gate.check_process()
+        self._refuse_if_ended()
         return self
 
     def __exit__(
@@ -468,15 +533,15 @@ class BlockDevice:
 
     def __del__(self) -> None:
         device = getattr(self, "_device", None)
-        if device is None or self._gate.refusal == CLOSED:
-            return
+        if device is None or self._gate.refusal == CLOSED or self._owner_pid != os.getpid():
+            return  # a forked child's copy is the parent's to close
         warnings.warn(f"unclosed {self!r}; close it, or use `with`", ResourceWarning, 2, self)
         if not sys.is_finalizing():
             with suppress(Exception):
                 self._close(True, 0.0, HASTY_DRAIN_TIMEOUT_S)
 
     def __repr__(self) -> str:
-        return f"<BlockDevice {self._address}: {self._gate.refusal or 'open'}>"
+        return f"<BlockDevice {self._address}: {self._gate.refusal or self._gone or 'open'}>"
 
 
 def _queue_info(number: int, queue: RequestQueue) -> QueueInfo:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 RingName: TypeAlias = Literal["native", "reference"]
 
+CLOSING: Final = "the disk is being closed; if close() was interrupted, call it again"
+
 DEFAULT_RING_SIZE: Final = 256
 """Descriptors, or as many as the device allows."""
 
@@ -168,7 +170,7 @@ class BlockDriver:
     def drain(self, device: VirtioDevice, timeout_s: float) -> bool:
         """Let nobody in, and wait until every request has completed; whether all have."""
         deadline = Deadline(max(timeout_s, 1e-3))
-        self.gate.shut("the disk is being closed")
+        self.gate.shut(CLOSING)
         if not self.gate.wait_empty(deadline.remaining_s()):
             return False
         return all(_drain_queue(queue, deadline) for queue in self.queues)
