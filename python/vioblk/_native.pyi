@@ -322,7 +322,11 @@ class SoftwareDevice:
         threaded: bool = True,
     ) -> Self:
         """`path`: a file or block image served in place (its length is the capacity); without it
-        `capacity_sectors` of memory. `features`: what is offered, all bits."""
+        `capacity_sectors` of memory. `features`: what is offered, all bits.
+
+        Until `close`, the file is this device's alone, or shared with other readers if
+        `read_only`. Raises OSError (EBUSY) if it is in use elsewhere or a mounted block device.
+        """
     # Registers, as a transport sees them.
     def read_status(self) -> int: ...
     def write_status(self, value: int) -> None: ...
@@ -361,6 +365,11 @@ class SoftwareDevice:
     @property
     def violation(self) -> str | None:
         """What the driver did wrong when the device last set DEVICE_NEEDS_RESET."""
+    @property
+    def last_error(self) -> str | None:
+        """What the system last refused the file ("writing 512 bytes at byte 0: No space left on
+        device (os error 28)"), which the driver saw as IOERR; None if it never did. It stays until
+        the next one. Allowed after `close`."""
     def inject(self, fault: str, *, count: int = 1, after: int = 0, value: int = 0) -> None:
         """Do something wrong at the next `count` occasions, after `after` of them have passed.
 
@@ -384,4 +393,7 @@ class SoftwareDevice:
     def resize(self, capacity_sectors: int) -> None:
         """Change the capacity and tell the driver. A file grows with it, and is never cut."""
     def close(self) -> None:
-        """End the thread and write the cache back. Idempotent. Raises OSError if that fails."""
+        """End the thread, write the cache back, let go of the file. Idempotent.
+
+        Raises OSError if writing back fails; the rest is done all the same.
+        """

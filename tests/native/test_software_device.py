@@ -2,9 +2,13 @@
 is tested in Rust (tests/rust/tests/device)."""
 
 import errno
+import fcntl
 import gc
 import inspect
 import os
+import resource
+import struct
+import subprocess
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -20,6 +24,8 @@ from vioblk.ring import Chain
 
 FEATURES = 1 << 32 | 1 << 9
 """VERSION_1 and FLUSH."""
+
+IMAGE_BYTES = 64 * 512
 
 QUEUE_SIZE = 8
 FLUSH_HEADER = b"\x04" + bytes(15)
@@ -49,8 +55,12 @@ class Rig:
         )
         self.device.write_status(15)
         self.request = self.space.alloc(17)
+        self.set_header(FLUSH_HEADER)
+
+    def set_header(self, header: bytes) -> None:
+        """What `push` sends from now on."""
         with memoryview(self.request) as view:
-            view[:16] = FLUSH_HEADER
+            view[:16] = header
 
     def push(self, count: int = 1) -> None:
         """Send flushes, without a kick."""
@@ -92,6 +102,125 @@ def test_a_file_that_cannot_be_opened_is_the_system_s_own_error(tmp_path: Path) 
     with pytest.raises(FileNotFoundError) as caught:
         SoftwareDevice(DmaSpace(), features=FEATURES, path=str(missing))
     assert (caught.value.errno, caught.value.filename) == (errno.ENOENT, str(missing))
+
+
+def open_file(path: Path, **options: Any) -> SoftwareDevice:
+    return SoftwareDevice(DmaSpace(), features=FEATURES, path=str(path), **options)
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    path = tmp_path / "disk.img"
+    path.write_bytes(bytes(IMAGE_BYTES))
+    return path
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+def test_a_file_that_is_open_elsewhere_for_writing_is_busy(image: Path, read_only: bool) -> None:
+    first = open_file(image)
+    with pytest.raises(OSError, match=r"disk\.img is open elsewhere for writing; close") as caught:
+        open_file(image, read_only=read_only)
+    assert caught.value.errno == errno.EBUSY
+    first.close()
+    open_file(image, read_only=read_only).close()
+
+
+def test_a_lock_that_another_program_holds_on_bytes_of_a_file_is_heeded(image: Path) -> None:
+    """QEMU locks some bytes from 100 on, for reading, in every image that it uses."""
+    with image.open("r+b") as other:
+        lock = struct.pack("hhqqi4x", fcntl.F_RDLCK, os.SEEK_SET, 101, 1, 0)
+        fcntl.fcntl(other, fcntl.F_OFD_SETLK, lock)
+        with pytest.raises(OSError, match="is locked by another program") as caught:
+            open_file(image)
+        assert caught.value.errno == errno.EBUSY
+        open_file(image, read_only=True).close()
+    open_file(image).close()
+
+
+def test_a_closed_device_lets_go_of_a_file_that_a_child_has_inherited(image: Path) -> None:
+    device = open_file(image)
+    read_fd, write_fd = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        pid = os.fork()
+    if pid == 0:
+        os.close(write_fd)
+        os.read(read_fd, 1)  # until the parent closes its end
+        os._exit(0)
+    try:
+        device.close()
+        open_file(image).close()
+    finally:
+        os.close(read_fd)
+        os.close(write_fd)
+        os.waitpid(pid, 0)
+
+
+def test_a_child_that_drops_an_inherited_device_leaves_the_lock(image: Path) -> None:
+    devices = [open_file(image)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        pid = os.fork()
+    if pid == 0:
+        devices[0].close()
+        devices.clear()
+        gc.collect()
+        os._exit(0)
+    os.waitpid(pid, 0)
+    with pytest.raises(OSError, match="open elsewhere"):
+        open_file(image)
+    devices[0].close()
+
+
+@pytest.fixture
+def loop_device(image: Path) -> Iterator[Path]:
+    if os.geteuid() != 0:
+        pytest.skip("a loop device needs root")
+    command = ["losetup", "--find", "--show", str(image)]
+    made = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    if made.returncode != 0:
+        pytest.skip(f"no loop device: {made.stderr.strip()}")
+    path = Path(made.stdout.strip())
+    yield path
+    subprocess.run(["losetup", "--detach", str(path)], check=True, timeout=30)
+
+
+def test_a_block_device_that_somebody_claims_is_not_written(loop_device: Path) -> None:
+    claim = os.open(loop_device, os.O_RDWR | os.O_EXCL)  # as a mount claims it
+    try:
+        why = f"{loop_device} is mounted or in use; unmount it, or open it with read_only=on"
+        with pytest.raises(OSError, match=why) as caught:
+            open_file(loop_device)
+        assert caught.value.errno == errno.EBUSY
+        open_file(loop_device, read_only=True).close()
+    finally:
+        os.close(claim)
+    first = open_file(loop_device)
+    with pytest.raises(OSError, match="in use"):
+        open_file(loop_device)
+    first.close()
+    open_file(loop_device).close()
+
+
+def test_the_error_of_a_file_behind_an_ioerr_is_kept(image: Path) -> None:
+    rig = Rig(capacity_sectors=0, path=str(image))
+    data = rig.space.alloc(512)
+    rig.set_header(struct.pack("<IIQ", 1, 0, 16))
+    chain = Chain([(rig.request, 0, 16), (data, 0, 512)], [(rig.request, 16, 1)])
+    rig.queue.push(chain)
+    rig.queue.publish()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    try:
+        rig.device.serve()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    with memoryview(rig.request) as view:
+        assert view[16] == 1  # IOERR
+    expected = "writing 512 bytes at byte 8192: File too large (os error 27)"
+    assert rig.device.last_error == expected
+    rig.device.close()
+    assert rig.device.last_error == expected
 
 
 def test_an_integer_must_be_one() -> None:
@@ -151,6 +280,7 @@ def test_after_close_only_the_counters_can_be_read(rig: Rig) -> None:
     rig.device.close()
     assert rig.device.counters()["flushes"] == 1
     assert rig.device.violation is None
+    assert rig.device.last_error is None
     for call in _calls(rig.device).values():
         with pytest.raises(StateError, match="closed"):
             call()
@@ -161,6 +291,7 @@ def test_a_child_gets_an_error_from_every_call_and_the_parent_goes_on() -> None:
     calls = _calls(rig.device) | {
         "counters": rig.device.counters,
         "violation": lambda: rig.device.violation,
+        "last_error": lambda: rig.device.last_error,
     }
     with warnings.catch_warnings():
         # Python warns of forking with threads; that it is survived is what is tested.
@@ -255,5 +386,5 @@ def _calls(device: SoftwareDevice) -> dict[str, Callable[[], object]]:
         "resize": lambda: device.resize(64),
     }
     public = {name for name, _ in inspect.getmembers_static(SoftwareDevice) if name[0] != "_"}
-    assert public == set(calls) | {"close", "counters", "violation"}
+    assert public == set(calls) | {"close", "counters", "violation", "last_error"}
     return calls

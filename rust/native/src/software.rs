@@ -10,6 +10,9 @@ use softdev::{Device, DeviceError, DeviceOptions, Fault, QueueSetup};
 use crate::errors;
 use crate::memory::DmaSpace;
 
+/// The same on every Linux.
+const EBUSY: i32 = 16;
+
 /// A virtio-blk device in this process, served by a thread of its own (or by `serve`).
 #[pyclass(frozen, module = "vioblk._native")]
 pub(crate) struct SoftwareDevice {
@@ -36,6 +39,7 @@ fn of_device(py: Python<'_>, error: DeviceError) -> PyErr {
             // Ours, not the system's: the file is not one to serve.
             None => PyValueError::new_err(format!("{}: {error}", path.display())),
         },
+        DeviceError::Busy(why) => PyOSError::new_err((EBUSY, why)),
         DeviceError::Io(error) => error.into(),
     }
 }
@@ -237,6 +241,11 @@ impl SoftwareDevice {
     #[getter]
     fn violation(&self, py: Python<'_>) -> PyResult<Option<String>> {
         self.device.violation().map_err(|error| of_device(py, error))
+    }
+
+    #[getter]
+    fn last_error(&self, py: Python<'_>) -> PyResult<Option<String>> {
+        self.device.last_error().map_err(|error| of_device(py, error))
     }
 
     #[pyo3(

@@ -18,6 +18,7 @@ use crate::registers::status::{DRIVER_OK, FEATURES_OK};
 use crate::registers::{QueueSetup, Registers, StatusChange, feature};
 use crate::ring::RingFeatures;
 use crate::service::{Service, lock, start_thread};
+use crate::storage::{LastError, MemoryStorage};
 
 /// Spurious interrupts of one call.
 const SPURIOUS_MAX: u64 = 1 << 16;
@@ -27,6 +28,7 @@ pub struct Device {
     service: Arc<Service>,
     options: DeviceOptions,
     space: DmaSpace,
+    last_error: LastError,
     /// Never dropped as it is: in a child of a fork the thread does not exist.
     thread: Mutex<Option<ManuallyDrop<JoinHandle<()>>>>,
     owner: fork::Owner,
@@ -38,6 +40,7 @@ impl Device {
         options.check()?;
         let owner = fork::Owner::here();
         let storage = options.open_storage()?;
+        let last_error = storage.last_error().unwrap_or_default();
         let offered = options.features | u64::from(options.read_only) << feature::RO;
         let capacity_sectors = storage.capacity_bytes() / SECTOR_BYTES;
         let model = options.model(offered, storage.as_ref());
@@ -54,7 +57,7 @@ impl Device {
         });
         let thread = if options.threaded { Some(start_thread(&service)?) } else { None };
         let thread = Mutex::new(thread.map(ManuallyDrop::new));
-        Ok(Self { service, options, space, thread, owner })
+        Ok(Self { service, options, space, last_error, thread, owner })
     }
 
     /// Refuse calls on a device that is closed or belongs to another process.
@@ -318,6 +321,15 @@ impl Device {
         Ok(lock(&self.service.violation).clone())
     }
 
+    /// What the system last refused the file of the disk, which the driver saw as IOERR; None if
+    /// it never did. Allowed after `close`.
+    pub fn last_error(&self) -> Result<Option<String>, DeviceError> {
+        if !self.owner.is_here() {
+            return Err(DeviceError::Forked);
+        }
+        Ok(self.last_error.get())
+    }
+
     /// Do something wrong at the next `count` occasions, after letting `after` of them pass. See
     /// [`Fault`] for the occasions and for what `value` means. What strikes at once strikes during
     /// the call, so spurious interrupts have a limit.
@@ -394,7 +406,7 @@ impl Device {
         Ok(())
     }
 
-    /// Stop serving, end the thread, write the cache back. Doing it again does nothing, and so
+    /// Stop serving, end the thread, write the cache back, let go of the file. Doing it again does nothing, and so
     /// does doing it in a child of the process that made the device.
     pub fn close(&self) -> Result<(), DeviceError> {
         if !self.owner.is_here() {
@@ -411,7 +423,10 @@ impl Device {
         if first {
             let mut engine = self.service.visit();
             engine.forget();
-            engine.disk.storage.flush()?;
+            let closed = engine.disk.storage.close();
+            // Drops what was there, and with it the descriptor of a file.
+            engine.disk.storage = Box::new(MemoryStorage::new(0));
+            closed?;
         }
         Ok(())
     }

@@ -21,6 +21,8 @@ pub enum DeviceError {
         /// Why not.
         error: io::Error,
     },
+    /// Somebody else uses the file of the disk; the text says which file and what to do.
+    Busy(String),
     /// The system refused.
     Io(io::Error),
 }
@@ -28,7 +30,7 @@ pub enum DeviceError {
 impl fmt::Display for DeviceError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Invalid(why) | Self::State(why) => f.write_str(why),
+            Self::Invalid(why) | Self::State(why) | Self::Busy(why) => f.write_str(why),
             Self::Forked => f.write_str(
                 "the software device was made before a fork and belongs to the parent process; \
                  make another one after the fork",

@@ -1,5 +1,6 @@
 //! What a device is made from.
 
+use std::io::ErrorKind;
 use std::path::PathBuf;
 
 use crate::block::{ID_BYTES, Rules, SECTOR_BYTES};
@@ -22,7 +23,8 @@ const QUEUES_MAX: u16 = 256;
 pub struct DeviceOptions {
     /// Sectors of memory, if there is no `path`.
     pub capacity_sectors: u64,
-    /// A file or block device to serve in place; its length is the capacity.
+    /// A file or block device to serve in place; its length is the capacity. It is the device's
+    /// alone until the device is closed, or shared with others that read if `read_only`.
     pub path: Option<PathBuf>,
     /// Features to offer, all bits. RO is added if `read_only`.
     pub features: u64,
@@ -117,10 +119,14 @@ impl DeviceOptions {
 
     pub(crate) fn open_storage(&self) -> Result<Box<dyn Storage>, DeviceError> {
         let base: Box<dyn Storage> = match &self.path {
-            Some(path) => Box::new(
-                FileStorage::open(path, self.read_only)
-                    .map_err(|error| DeviceError::Open { path: path.clone(), error })?,
-            ),
+            Some(path) => {
+                Box::new(FileStorage::open(path, self.read_only).map_err(
+                    |error| match error.kind() {
+                        ErrorKind::ResourceBusy => DeviceError::Busy(error.to_string()),
+                        _ => DeviceError::Open { path: path.clone(), error },
+                    },
+                )?)
+            }
             None => Box::new(MemoryStorage::new(self.capacity_sectors * SECTOR_BYTES)),
         };
         Ok(if self.volatile_cache { Box::new(WriteCache::new(base)) } else { base })

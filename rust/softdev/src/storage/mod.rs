@@ -1,10 +1,12 @@
 //! Where the sectors of a disk live.
 
+mod claim;
 mod file;
 mod memory;
 mod write_cache;
 
 use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
 
 pub use file::FileStorage;
 pub use memory::MemoryStorage;
@@ -32,6 +34,22 @@ pub enum Durability {
     Cached,
     /// When the call returns.
     Stable,
+}
+
+/// What the system last refused a disk, kept for whoever asks why a request failed. Clones are
+/// one and the same.
+#[derive(Clone, Debug, Default)]
+pub struct LastError(Arc<Mutex<Option<String>>>);
+
+impl LastError {
+    /// The last error, with what it befell; None if there was none yet.
+    pub fn get(&self) -> Option<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn set(&self, text: String) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(text);
+    }
 }
 
 /// The bytes of a disk. The caller keeps offsets and lengths within the capacity.
@@ -68,6 +86,16 @@ pub trait Storage: Send {
 
     /// Whether zeroing gives memory back.
     fn can_deallocate(&self) -> bool;
+
+    /// Where the errors of what is below are kept, if it can have any.
+    fn last_error(&self) -> Option<LastError> {
+        None
+    }
+
+    /// Make every change stable, and let go of what is below even if that fails. The last call.
+    fn close(&mut self) -> io::Result<()> {
+        self.flush()
+    }
 }
 
 /// Read into a slice.

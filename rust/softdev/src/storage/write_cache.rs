@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 
-use super::{Durability, Found, Sink, Source, Storage, read_into, units, write_from};
+use super::{Durability, Found, LastError, Sink, Source, Storage, read_into, units, write_from};
 
 const PAGE_BYTES: u64 = 4096;
 
@@ -195,6 +195,16 @@ impl Storage for WriteCache {
 
     fn can_deallocate(&self) -> bool {
         self.base.can_deallocate()
+    }
+
+    fn last_error(&self) -> Option<LastError> {
+        self.base.last_error()
+    }
+
+    fn close(&mut self) -> io::Result<()> {
+        let written_back = self.write_back_all();
+        let closed = self.base.close();
+        written_back.and(closed)
     }
 }
 

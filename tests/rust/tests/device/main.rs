@@ -6,6 +6,7 @@
 
 mod driver;
 mod faults;
+mod files;
 mod framing;
 mod hostile_driver;
 mod life_cycle;
