@@ -1,5 +1,6 @@
 """`vioblk copy`."""
 
+import errno
 import os
 import pty
 import socket
@@ -18,10 +19,12 @@ from tests.interop.storage_daemon import StorageDaemon, raw_export
 from vioblk.cli.app import run
 from vioblk.cli.copy import PIECE_BYTES, Advance, compare, copy_all, two_buffers
 from vioblk.cli.endpoints import (
+    HOLE_BYTES,
     CopyError,
     DiskEndpoint,
     Endpoint,
     is_address,
+    leading_run,
     open_source,
     open_target,
     refuse_same,
@@ -154,8 +157,60 @@ def test_a_file_must_be_whole_sectors_long(tmp_path: Path, empty_image: Path) ->
         line = fails("copy", *names)
         assert "1000 bytes" in line
         assert "truncate --size=%512" in line
+    assert fails("copy", odd, f"file:{empty_image}").endswith(f"truncate --size=%512 {odd}\n")
     assert not any(empty_image.read_bytes())
     assert not (tmp_path / "target").exists()
+
+
+def test_a_target_that_is_full_is_named_with_what_it_took(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.write_bytes(b"x" * (3 << 20))
+    pwrite = os.pwrite
+
+    def full_after_2_mib(fd: int, data: memoryview, offset: int) -> int:
+        room = (2 << 20) - offset
+        if room <= 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return pwrite(fd, data[:room], offset)
+
+    monkeypatch.setattr("vioblk.cli.endpoints.os.pwrite", full_after_2_mib)
+    assert run(["copy", f"file:{source}", str(target)]) == 1
+    assert capsys.readouterr().err == (
+        f"vioblk: {target}: No space left on device; 2097152 of 3145728 bytes were written\n"
+    )
+
+
+def test_zeroes_become_holes_of_a_new_file(tmp_path: Path) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
+    with source.open("wb") as file:
+        os.truncate(file.fileno(), 64 << 20)
+        os.pwrite(file.fileno(), b"x" * 512, 20 << 20)
+    succeeds("copy", "--verify", f"file:{source}", target)
+    assert target.stat().st_size == 64 << 20
+    assert target.stat().st_blocks * 512 < 1 << 20
+    assert target.read_bytes() == source.read_bytes()
+
+
+def test_zeroes_cover_what_a_file_held_before(tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    target.write_bytes(b"old" * 400_000)
+    succeeds("copy", "mem:3M", target)
+    assert target.read_bytes() == bytes(3 << 20)
+
+
+@pytest.mark.parametrize(
+    ("data", "run_bytes", "is_zero"),
+    [
+        (bytes(HOLE_BYTES + 512), HOLE_BYTES + 512, True),
+        (b"x" + bytes(2 * HOLE_BYTES), HOLE_BYTES, False),
+        (bytes(2 * HOLE_BYTES - 1) + b"x", HOLE_BYTES, True),
+        (bytes(1) + b"x" + bytes(1), 3, False),
+    ],
+)
+def test_runs_of_zeroes_are_told_from_data(data: bytes, run_bytes: int, is_zero: bool) -> None:
+    assert leading_run(memoryview(data)) == (run_bytes, is_zero)
 
 
 def test_a_source_that_is_not_there_leaves_no_target_behind(tmp_path: Path) -> None:

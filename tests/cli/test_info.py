@@ -15,6 +15,13 @@ def test_info_shows_the_disk_and_its_features() -> None:
         assert words in text
 
 
+def test_lines_end_where_their_text_does(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["info", "mem:1M"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines
+    assert [line for line in lines if line != line.rstrip()] == []
+
+
 def test_names_are_shown_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     image = tmp_path / "a [bold]disk[x].img"
     image.write_bytes(bytes(512))

@@ -19,7 +19,7 @@ PROMPT_S = 6.0
 
 @pytest.fixture
 def image(tmp_path: Path) -> Path:
-    """What the daemon serves; all zeroes, without a block of its own."""
+    """What the daemon serves; all zeroes, without a block of its own until it is written."""
     path = tmp_path / "disk.img"
     with path.open("wb") as file:
         file.truncate(DISK_BYTES)
@@ -35,6 +35,12 @@ def daemon(image: Path) -> Iterator[StorageDaemon]:
             yield daemon
         finally:
             daemon.kill()
+
+
+def fill(image: Path) -> None:
+    """Give it what a copy cannot leave out. It is open: neither cut off nor replaced."""
+    with image.open("r+b") as file:
+        file.write(Random(11).randbytes(DISK_BYTES))
 
 
 def stall(daemon: StorageDaemon, target: Path, *names: str, ctrl_c: bool) -> tuple[int, str]:
@@ -60,7 +66,10 @@ def wait_until_some_is_written(file: Path, copy: subprocess.Popen[str]) -> None:
         time.sleep(0.01)
 
 
-def test_ctrl_c_ends_a_copy_from_a_stalled_disk(daemon: StorageDaemon, tmp_path: Path) -> None:
+def test_ctrl_c_ends_a_copy_from_a_stalled_disk(
+    daemon: StorageDaemon, image: Path, tmp_path: Path
+) -> None:
+    fill(image)
     target = tmp_path / "copy.img"
     outcome = stall(daemon, target, daemon.address("disk"), str(target), ctrl_c=True)
     assert outcome == (130, "")
@@ -75,7 +84,10 @@ def test_ctrl_c_ends_a_copy_to_a_stalled_disk(
     assert outcome == (130, "")
 
 
-def test_a_copy_waits_once_for_a_stalled_disk(daemon: StorageDaemon, tmp_path: Path) -> None:
+def test_a_copy_waits_once_for_a_stalled_disk(
+    daemon: StorageDaemon, image: Path, tmp_path: Path
+) -> None:
+    fill(image)
     target = tmp_path / "copy.img"
     address = f"{daemon.address('disk')}?timeout_s=3"
     status, errors = stall(daemon, target, address, str(target), ctrl_c=False)

@@ -67,7 +67,12 @@ def test_zero_and_discard_reach_the_disk(image: Path) -> None:
         (["read", "mem:1M", "0"], "LENGTH"),
         (["read", "mem:1M", "0", "512", "more"], "more"),
         (["zero", "mem:1M?read_only=on", "0", "512"], "read-only"),
-        (["zero", "mem:1M?write_zeroes=off", "0", "512"], "does not offer it, or it was declined"),
+        (
+            ["zero", "mem:1M?write_zeroes=off", "0", "512"],
+            "`vioblk info 'mem:1M?write_zeroes=off'` says",
+        ),
+        (["discard", "mem:1M?discard=off", "0", "512"], "`vioblk info 'mem:1M?discard=off'` says"),
+        (["zero", "mem:1M", "0", "100"], "vioblk: zero of 100 bytes"),
         (["discard", "mem:1M", "2M", "512"], "ends at"),
         (["read", "mem", "0", "512"], "no scheme"),
         (["read", "mme:1M", "0", "512"], "did you mean mem"),

@@ -79,7 +79,7 @@ def _one_line(error: Exception) -> str:
             text += "; an offset or a length cannot be negative"
     elif isinstance(error, OSError) and error.strerror:
         # Without the "[Errno 5]" in front.
-        text = error.strerror + (f": {error.filename}" if error.filename else "")
+        text = (f"{error.filename}: " if error.filename else "") + error.strerror
     else:
         text = str(error)
     if isinstance(error, (LookupError, TypeError, AttributeError, AssertionError)) or not text:

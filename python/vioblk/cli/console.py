@@ -3,7 +3,7 @@
 import sys
 from typing import BinaryIO
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 
 from vioblk.errors import VioblkError
 
@@ -15,10 +15,21 @@ class StreamClosedError(VioblkError, OSError):
     """There is nowhere to read from or to write to."""
 
 
-def output() -> Console:
-    """Standard output for tables: as wide as the terminal, if it is one."""
+def show(*renderables: RenderableType) -> None:
+    """Print tables and lines on standard output: as wide as the terminal, if it is one."""
     standard_output()
-    return Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH_ELSEWHERE)
+    if sys.stdout.isatty():
+        console = Console(highlight=False)
+        for renderable in renderables:
+            console.print(renderable)
+        return
+    console = Console(highlight=False, width=WIDTH_ELSEWHERE)
+    with console.capture() as captured:
+        for renderable in renderables:
+            console.print(renderable)
+    # Tables pad their last column, which whoever compares or searches does not want.
+    for line in captured.get().splitlines():
+        print(line.rstrip())
 
 
 def standard_output() -> BinaryIO:

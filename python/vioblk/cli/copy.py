@@ -1,5 +1,6 @@
 """`vioblk copy`: everything from one side to the other, then a flush."""
 
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -20,6 +21,7 @@ from vioblk.cli.endpoints import (
     open_target,
     refuse_same,
 )
+from vioblk.errors import VioblkError
 
 PIECE_BYTES: Final = 16 << 20
 """One call. The driver splits it into requests that are all in flight together."""
@@ -47,8 +49,11 @@ def copy(
 ) -> None:
     """Copy a whole disk or file to another, and flush.
 
-    Either side is the address of a disk (mem:, file:, vhost-user:) or the path of a file. A file
-    whose length is no multiple of 512 cannot be copied to a disk; pad it first.
+    Either side is the address of a disk (mem:, file:, vhost-user:) or the path of a file.
+
+    A file whose length is no multiple of 512 cannot be copied to a disk; pad it first.
+
+    Zeroes beyond the old end of a file become holes, which take no space.
     """
     if not is_address(source_name) and not is_address(target_name):
         raise CopyError(
@@ -65,6 +70,12 @@ def copy(
         total_bytes = source.size_bytes
         if total_bytes == 0:
             raise CopyError(f"there is nothing to copy: {source.name} is empty")
+        if is_address(target_name) and total_bytes % SECTOR_BYTES:
+            raise CopyError(
+                f"{source.name} is {total_bytes} bytes long, no whole number of sectors of "
+                f"{SECTOR_BYTES}, and a disk holds nothing else; pad the file first: "
+                f"truncate --size=%{SECTOR_BYTES} {shlex.quote(source.name)}"
+            )
         target.check_room(total_bytes)
         # Memory of the source, if it is a disk; then the data is copied at most once on its way.
         buffer_owner = source if is_address(source_name) else target
@@ -96,7 +107,7 @@ def copy_all(
     total_bytes = source.size_bytes
     written_bytes = 0
     for offset, piece in _read_ahead(reader, source, buffers):
-        count = target.write(offset, piece)
+        count = _write(target, offset, piece, total_bytes)
         written_bytes += count
         advance(count)
         if count < len(piece):
@@ -107,6 +118,23 @@ def copy_all(
         raise CopyError(
             f"{target.name} took only {written_bytes} of the {total_bytes} bytes of {source.name}"
         )
+
+
+def _write(target: Endpoint, offset: int, piece: memoryview, total_bytes: int) -> int:
+    """Write until all of `piece` is written or nothing more is taken; the bytes written."""
+    done = 0
+    while done < len(piece):
+        try:
+            count = target.write(offset + done, piece[done:])
+        except OSError as error:
+            # What a device fails may be written in part, and in any order.
+            are = "are known to be" if isinstance(error, VioblkError) else "were"
+            error.add_note(f"{offset + done} of {total_bytes} bytes {are} written")
+            raise
+        if count == 0:
+            break
+        done += count
+    return done
 
 
 def _read_ahead(

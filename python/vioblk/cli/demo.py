@@ -7,7 +7,7 @@ from rich.table import Table
 
 import vioblk
 from vioblk.block.disk import BlockDevice
-from vioblk.cli.console import output
+from vioblk.cli.console import show
 from vioblk.cli.info import features_table, properties_table
 from vioblk.cli.rates import random_read_rate, total
 from vioblk.cli.sizes import format_size
@@ -23,21 +23,15 @@ TURN_S: Final = 0.08
 
 def demo() -> None:
     """Open a disk in memory, use it, and measure both rings."""
-    console = output()
     with vioblk.open(ADDRESS) as disk:
-        console.print(f"[bold]Opened {ADDRESS}[/], a virtio block device in this process\n")
+        show(f"[bold]Opened {ADDRESS}[/], a virtio block device in this process\n")
         found = disk.info
-        console.print(properties_table(found))
-        console.print()
-        console.print(features_table(found))
-        console.print()
+        show(properties_table(found), "", features_table(found), "")
         write_and_verify(disk)
-        console.print(
-            f"Wrote {format_size(DATA_BYTES)}, flushed, read it back: [green]verified[/]\n"
-        )
-    console.print(rates_table())
-    console.print(
-        "The queue of the pure-Python ring does without event index; a busy machine shows less."
+        show(f"Wrote {format_size(DATA_BYTES)}, flushed, read it back: [green]verified[/]\n")
+    show(
+        rates_table(),
+        "The queue of the pure-Python ring does without event index; a busy machine shows less.",
     )
 
 

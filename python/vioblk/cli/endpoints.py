@@ -11,10 +11,14 @@ from typing import Final, Protocol, Self
 
 import vioblk
 from vioblk.address import parse_address
-from vioblk.block.request import SECTOR_BYTES
 from vioblk.errors import VioblkError
 
 _ADDRESS: Final = re.compile(r"[a-z][a-z0-9-]+:")
+
+HOLE_BYTES: Final = 64 << 10
+"""Zeroes are left out of a file in blocks of this length."""
+
+_ZEROES: Final = bytes(HOLE_BYTES)
 
 _SCHEMES_OF_PATHS: Final = frozenset({"file", "vhost-user"})
 
@@ -46,7 +50,7 @@ class Endpoint(Protocol):
         """Fill `buffer` from `offset`; the bytes read, fewer only at the end."""
 
     def write(self, offset: int, data: memoryview) -> int:
-        """Write all of `data` at `offset`; the bytes written."""
+        """Write `data` at `offset`; the bytes written from its front, 0 if none are taken."""
 
     def end_at(self, length_bytes: int) -> None:
         """Drop what lies beyond `length_bytes`, if this side has no length of its own."""
@@ -141,14 +145,9 @@ class DiskEndpoint:
         return memoryview(self.disk.alloc(length_bytes))
 
     def check_room(self, length_bytes: int) -> None:
-        """The disk must be writable, and large enough for whole sectors."""
+        """The disk must be writable, and large enough."""
         if self.disk.read_only:
             raise CopyError(f"{self.name} is read-only; nothing was written")
-        if length_bytes % SECTOR_BYTES:
-            raise CopyError(
-                f"{length_bytes} bytes are no whole number of sectors of {SECTOR_BYTES}, and a "
-                f"disk holds nothing else; pad the file first: truncate --size=%{SECTOR_BYTES}"
-            )
         if length_bytes > self.size_bytes:
             raise CopyError(
                 f"{self.name} is too small: it holds {self.size_bytes} bytes, and there are "
@@ -187,6 +186,32 @@ class DiskEndpoint:
     ) -> None:
         # The disk's own: after an error it does not wait for what may never complete.
         self.disk.__exit__(kind, value, traceback)
+
+
+def leading_run(data: memoryview) -> tuple[int, bool]:
+    """How long `data` keeps on as it starts, in blocks of HOLE_BYTES: all zeroes, or not."""
+    starts = range(0, len(data), HOLE_BYTES)
+    zero = (_is_zero(data[start : start + HOLE_BYTES]) for start in starts)
+    first = next(zero, False)
+    end = next((start for start, each in zip(starts[1:], zero, strict=True) if each != first), None)
+    return len(data) if end is None else end, first
+
+
+def _is_zero(block: memoryview) -> bool:
+    # Most blocks with data start or end with some.
+    if block[0] or block[-1]:
+        return False
+    return block.tobytes() == _ZEROES[: len(block)]
+
+
+@contextmanager
+def _naming_file(name: str) -> Iterator[None]:
+    """The system's errors say which file they are of only where it was opened."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = name
+        raise
 
 
 class FileEndpoint:
@@ -236,30 +261,33 @@ class FileEndpoint:
         """Read until `buffer` is full or the file ends."""
         done = 0
         while done < len(buffer):
-            count = os.preadv(self._fd, [buffer[done:]], offset + done)
+            with _naming_file(self.name):
+                count = os.preadv(self._fd, [buffer[done:]], offset + done)
             if count == 0:
                 break
             done += count
         return done
 
     def write(self, offset: int, data: memoryview) -> int:
-        """Write until all of `data` is written or nothing more is taken."""
-        done = 0
-        while done < len(data):
-            count = os.pwrite(self._fd, data[done:], offset + done)
-            if count == 0:
-                break
-            done += count
-        return done
+        """Write some of `data`; of zeroes beyond the old end, a hole is as good."""
+        length_bytes, is_hole = len(data), False
+        if stat.S_ISREG(self._mode) and offset >= self._size_bytes:
+            length_bytes, is_hole = leading_run(data)
+        if is_hole:
+            return length_bytes
+        with _naming_file(self.name):
+            return os.pwrite(self._fd, data[:length_bytes], offset)
 
     def end_at(self, length_bytes: int) -> None:
-        """Cut off what a file had beyond."""
+        """Cut off what a file had beyond. A hole at the end becomes part of it."""
         if stat.S_ISREG(self._mode):
-            os.ftruncate(self._fd, length_bytes)
+            with _naming_file(self.name):
+                os.ftruncate(self._fd, length_bytes)
 
     def flush(self) -> None:
         """Sync the file."""
-        os.fsync(self._fd)
+        with _naming_file(self.name):
+            os.fsync(self._fd)
 
     def __enter__(self) -> Self:
         return self

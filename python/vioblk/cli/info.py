@@ -11,7 +11,7 @@ from rich.text import Text
 import vioblk
 from vioblk.block.info import DiskInfo
 from vioblk.cli.arguments import Address
-from vioblk.cli.console import output
+from vioblk.cli.console import show, standard_output
 from vioblk.cli.sizes import format_size
 from vioblk.features import Verdict
 
@@ -22,16 +22,20 @@ def info(
     address: Address,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Show what a disk is, and what became of each feature that it offers."""
-    console = output()
+    """Show what a disk is, and what became of each feature that it offers.
+
+    The options of addresses are in docs/first-disk.md, testing-a-device.md and vhost-user.md.
+
+    `python -m pydoc vioblk.open` lists the names of all.
+    """
+    standard_output()
     with vioblk.open(address) as disk:
         found = disk.info
     if as_json:
         json.dump(found.as_dict(), sys.stdout, indent=2)
         print()
         return
-    console.print(properties_table(found))
-    console.print(features_table(found))
+    show(properties_table(found), features_table(found))
 
 
 def properties_table(found: DiskInfo) -> Table:

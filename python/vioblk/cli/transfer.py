@@ -1,6 +1,7 @@
 """`vioblk read`, `write`, `zero` and `discard`: one range of one disk."""
 
 import os
+import shlex
 import stat
 from contextlib import suppress
 from typing import Annotated, Final
@@ -13,7 +14,13 @@ from vioblk.block.disk import BlockDevice
 from vioblk.block.request import SECTOR_BYTES
 from vioblk.cli.arguments import Address, Length, Offset
 from vioblk.cli.console import standard_input, standard_output
-from vioblk.errors import RequestTimeoutError, UnalignedError, VioblkError, ZeroLengthError
+from vioblk.errors import (
+    RequestTimeoutError,
+    UnalignedError,
+    UnsupportedError,
+    VioblkError,
+    ZeroLengthError,
+)
 
 PIECE_BYTES: Final = 4 << 20
 """Read or written at a time, in requests that run side by side."""
@@ -67,6 +74,7 @@ def zero(
 ) -> None:
     """Make a range of a disk read as zeroes, and flush."""
     with vioblk.open(address) as disk:
+        _check_erasing("zero", disk, disk.limits.write_zeroes_bytes, address, offset, length)
         disk.write_zeroes(offset, length, unmap=unmap)
         disk.flush()
 
@@ -77,8 +85,22 @@ def discard(address: Address, offset: Offset, length: Length) -> None:
     What the range reads as afterwards is unknown.
     """
     with vioblk.open(address) as disk:
+        _check_erasing("discard", disk, disk.limits.discard_bytes, address, offset, length)
         disk.discard(offset, length)
         disk.flush()
+
+
+def _check_erasing(
+    name: str, disk: BlockDevice, request_bytes: int, address: str, offset: int, length: int
+) -> None:
+    """Refuse what the disk would, in the words of the command line."""
+    check_writable(name, read_only=disk.read_only)
+    if request_bytes == 0:
+        raise UnsupportedError(
+            f"{name}: the device does not offer it, or it was declined; "
+            f"`vioblk info {shlex.quote(address)}` says which"
+        )
+    check_range(name, offset, length, disk.capacity_bytes)
 
 
 def _refuse_early(disk: BlockDevice, offset: int, source: int) -> None:
