@@ -101,8 +101,13 @@ lint: $(STAMPS)/dev $(STAMPS)/extension lint-tools
 		--allowlist tests/packaging/stubtest_allowlist.txt --ignore-unused-allowlist
 	echo "make lint: clean"
 
+# Without a record there is nothing to install anything for.
+.PHONY: clauses-record
+clauses-record:
+	@[ -f $(CLAUSES)/run.json ] || { echo "clauses: there is no record yet; run make test first" >&2; exit 1; }
+
 .PHONY: clauses
-clauses: $(STAMPS)/dev
+clauses: clauses-record $(STAMPS)/dev
 	@$(BIN)/python -m tests.clauses report
 
 .PHONY: bench
