@@ -1,5 +1,6 @@
 """Addresses and their options."""
 
+import re
 from typing import Any
 
 import pytest
@@ -20,8 +21,10 @@ from vioblk.address import (
     sort_options,
     text,
 )
+from vioblk.block import options as driver
 from vioblk.errors import AddressError
 from vioblk.features import BlockFeature, Feature
+from vioblk.transport import software, vhost_user
 
 TRANSPORT_OPTIONS = {
     "queues": integer(1, 64, "queues"),
@@ -177,13 +180,29 @@ def test_a_name_that_is_a_feature_and_an_option_is_told_apart_by_its_value() -> 
 
 
 def test_an_unknown_option_names_those_that_look_like_it() -> None:
-    with pytest.raises(AddressError, match=r"no option 'queue'; did you mean queues"):
+    with pytest.raises(AddressError, match=r"no option 'queue' for mem:; did you mean queues"):
         sort("mem:1M?queue=1")
 
 
-def test_an_option_like_no_other_lists_them_all() -> None:
-    with pytest.raises(AddressError, match=r"there are .*cache.*queues.*timeout_s"):
+def test_an_unknown_option_names_those_that_share_a_word_with_it() -> None:
+    with pytest.raises(AddressError, match=r"for vhost-user:; did you mean queue_count\? help"):
+        sort_options(
+            parse_address("vhost-user:/a.sock?queues=2"),
+            {},
+            transport_options=vhost_user.OPTIONS,
+            driver_options=driver.OPTIONS,
+        )
+
+
+def test_an_option_like_no_other_is_told_where_all_are_named() -> None:
+    with pytest.raises(AddressError, match=r"'zzz' for mem:; help\(vioblk.open\) names all$"):
         sort("mem:1M?zzz=1")
+
+
+def test_the_help_of_open_names_every_option() -> None:
+    text = vioblk.open.__doc__ or ""
+    named = set(re.findall(r"`(\w+)`", text))
+    assert named >= {*driver.OPTIONS, *software.OPTIONS, *vhost_user.OPTIONS}
 
 
 def test_a_feature_takes_only_on_off_and_auto() -> None:

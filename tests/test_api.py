@@ -1,6 +1,7 @@
 """The names that everything else is built on, and what `open` takes."""
 
 import inspect
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,10 @@ def test_errors_are_caught_as_a_python_programmer_would(
     error: type[Exception], caught_as: type[Exception]
 ) -> None:
     assert issubclass(error, caught_as)
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    assert vioblk.__version__ == version("vioblk")
 
 
 def test_the_first_lines_of_the_documentation_work() -> None:
@@ -115,8 +120,13 @@ def test_queues_are_as_many_as_the_device_has_up_to_the_processors() -> None:
 
     with vioblk.open("mem:1M?queues=4") as disk:
         assert len(disk.info.queues) == min(4, os.cpu_count() or 1)
+        assert disk.info.device_queue_count == 4
+        assert disk.info.as_dict()["device_queue_count"] == 4
     with vioblk.open("mem:1M?queues=4", queue_count=3) as disk:
         assert len(disk.info.queues) == 3
+        assert disk.info.device_queue_count == 4
+    with vioblk.open("mem:1M?queues=4", mq=False) as disk:
+        assert disk.info.device_queue_count == 1, "those beyond the first are for MQ only"
 
 
 def test_a_file_that_is_not_there_is_an_os_error(tmp_path: Path) -> None:

@@ -575,7 +575,7 @@ def test_closing_without_draining_is_refused_while_requests_are_in_flight(
     device.initialize(driver)
     driver.queue.submit()
     script.log.clear()
-    with pytest.raises(DeviceBusyError, match="1 requests are in flight"):
+    with pytest.raises(DeviceBusyError, match="1 request in flight"):
         device.close(drain=False)
     assert script.log == []
     assert device.state is DeviceState.LIVE
@@ -587,7 +587,7 @@ def test_closing_says_what_it_had_to_give_up(
     device.initialize(driver)
     head = driver.queue.submit()
     driver.drained = False
-    with pytest.raises(RequestTimeoutError, match=r"1 requests did not complete within 0\.5 s"):
+    with pytest.raises(RequestTimeoutError, match=r"1 request did not complete within 0\.5 s"):
         device.close(timeout_s=0.5)
     assert device.state is DeviceState.CLOSED
     assert script.closed

@@ -263,8 +263,8 @@ def test_ring_features_are_accepted_where_the_ring_can(bit: int) -> None:
     assert bit in run(MODERN | {bit}).accepted
     negotiation = run(MODERN | {bit}, Wish(ring_features=frozenset()))
     assert bit not in negotiation.accepted
-    assert reason(negotiation, bit) == "the chosen ring cannot do it"
-    with pytest.raises(NegotiationError, match="the chosen ring cannot"):
+    assert reason(negotiation, bit) == "this ring's queue runs without it"
+    with pytest.raises(NegotiationError, match="this ring's queue runs without it"):
         run(MODERN | {bit}, Wish(ring_features=frozenset()), force_on={bit})
 
 

@@ -79,6 +79,8 @@ __all__ = [
     "open",
 ]
 
+__version__ = "0.1.0"
+
 
 def open(  # noqa: A001  - vioblk.open reads as gzip.open does
     address: str,
@@ -88,10 +90,15 @@ def open(  # noqa: A001  - vioblk.open reads as gzip.open does
 ) -> BlockDevice:
     """Open the block device at `address`: `mem:64M`, `file:disk.img`, `vhost-user:PATH`.
 
-    Options stand after `?` in the address or are given as keywords, which win: those of the
-    transport (`vioblk.transport`), those of the driver (`vioblk.block.options`: `ring`,
-    `timeout_s`, `queue_count`, `ring_size`, `writeback`, `strict`), and names of features with on,
-    off or auto (True and False as keywords) to insist on a feature or do without it.
+    Options stand after `?` in the address or are given as keywords, which win. There are
+
+    - those of the driver: `ring`, `timeout_s`, `queue_count`, `ring_size`, `writeback`, `strict`;
+    - those of the device in this process (`mem:`, `file:`): `queues`, `queue_size`, `block_size`,
+      `read_only`, `cache`, `serial`, `size_max`, `seg_max`, `max_discard_sectors`,
+      `max_write_zeroes_sectors`, `offer`, `withhold`, `threaded`;
+    - those of the connection (`vhost-user:`): `reply_timeout`, `drain_timeout`;
+    - names of features (`DiskInfo.features` has them) with on, off or auto (True and False as
+      keywords), to insist on a feature or do without it.
 
     `on_config_change` is called after each change of the device's configuration, with the new
     one, on a thread of the transport; it should return soon.

@@ -125,7 +125,7 @@ def sort_options(
             raise AddressError(f"{address.text}: {name} is on, off or auto, not {value!r}")
         else:
             known = {**transport_options, **driver_options, **features}
-            raise AddressError(f"{address.text}: {_unknown('option', name, known)}")
+            raise AddressError(f"{address.text}: {_unknown_option(name, address.scheme, known)}")
     return SortedOptions(
         sorted_options.transport,
         sorted_options.driver,
@@ -136,7 +136,8 @@ def sort_options(
 
 def unknown_scheme(address: Address, schemes: Mapping[str, object]) -> AddressError:
     """What to raise for an address of no known scheme."""
-    return AddressError(f"{address.text}: {_unknown('scheme', address.scheme, schemes)}")
+    hint = _hint(address.scheme, schemes)
+    return AddressError(f"{address.text}: there is no scheme {address.scheme!r}; {hint}")
 
 
 def flag(meaning: str) -> Option:
@@ -292,12 +293,24 @@ def _real(value: object) -> float | None:
         return None
 
 
-def _unknown(what: str, name: str, known: Mapping[str, object]) -> str:
-    return f"there is no {what} {name!r}; {_hint(name, known)}"
+def _unknown_option(name: str, scheme: str, known: Mapping[str, object]) -> str:
+    similar = _similar(name, known)
+    guess = f"; did you mean {' or '.join(similar)}?" if similar else ";"
+    return f"there is no option {name!r} for {scheme}:{guess} help(vioblk.open) names all"
 
 
 def _hint(name: str, known: Mapping[str, object]) -> str:
-    close = get_close_matches(name, known, n=3)
-    if close:
-        return "did you mean " + " or ".join(close) + "?"
+    similar = _similar(name, known)
+    if similar:
+        return "did you mean " + " or ".join(similar) + "?"
     return "there are " + ", ".join(sorted(known))
+
+
+def _similar(name: str, known: Mapping[str, object]) -> list[str]:
+    """At most three: those spelt alike, then those that have a word of it (queues, queue_count)."""
+    similar = get_close_matches(name, known, n=3)
+    words = [word.rstrip("s") for word in name.split("_")]
+    for other in known:
+        if other not in similar and any(len(word) > 3 and word in other for word in words):
+            similar.append(other)
+    return similar[:3]

@@ -38,6 +38,7 @@ from vioblk.features import (
 from vioblk.memory import DmaMemory
 from vioblk.status import ANY_STATE, DeviceState, Status, allowed_in, refuse_after_fork
 from vioblk.transport.base import QueueAddresses, Transport
+from vioblk.wording import counted
 
 __all__ = [
     "ConfigField",
@@ -515,7 +516,8 @@ class VirtioDevice:
                 return
             if not drain and self.in_flight:
                 raise DeviceBusyError(
-                    f"{self.in_flight} requests are in flight; wait for them, or close with drain"
+                    f"{counted(self.in_flight, 'request')} in flight; wait until nothing is, or "
+                    "close with drain"
                 )
             self._closing = True
             self.transport.on_config_change(None)
@@ -527,8 +529,8 @@ class VirtioDevice:
             # Whoever waits on a broken queue has been told already.
             if not drained and not broken:
                 raise RequestTimeoutError(
-                    f"{in_flight} requests did not complete within {timeout_s} s; the device was "
-                    "closed, and they are lost"
+                    f"{counted(in_flight, 'request')} did not complete within {timeout_s} s; the "
+                    "device was closed, and what was in flight is lost"
                 )
 
     def _drain(self, timeout_s: float) -> bool:

@@ -285,7 +285,7 @@ class _Chooser:
     def _judge_ring(self, bit: int) -> tuple[Verdict, str]:
         if bit in self._wish.ring_features:
             return Verdict.ACCEPTED, "the ring can do it"
-        return Verdict.DECLINED, "the chosen ring cannot do it"
+        return Verdict.DECLINED, "this ring's queue runs without it"
 
     def _judge_type(self, bit: int) -> tuple[Verdict, str]:
         if bit in self._wish.required:

@@ -77,7 +77,7 @@ def test_an_exception_ends_a_silent_disk_soon_and_is_what_is_seen(
         raise error
     assert time.monotonic() - start < PROMPT_S
     assert raised.value is error
-    assert "1 requests did not complete" in error.__notes__[0]
+    assert "1 request did not complete" in error.__notes__[0]
     assert disk.device.state.name == "CLOSED"
 
 

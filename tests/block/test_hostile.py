@@ -271,7 +271,7 @@ def test_a_silent_device_is_closed_all_the_same(open_disk: OpenDisk) -> None:
     region = disk.alloc(512)
     read = REQUEST_RECORD.pack(RequestType.IN, 0, 0, 0, 512, region.handle, 0)
     assert disk.submit_many(read) == 1
-    with pytest.raises(vioblk.RequestTimeoutError, match="1 requests did not complete"):
+    with pytest.raises(vioblk.RequestTimeoutError, match="1 request did not complete"):
         disk.close(timeout_s=0.2)
     with pytest.raises(vioblk.StateError, match="closed"):
         disk.read(0, 512)
@@ -281,7 +281,10 @@ def test_a_silent_device_is_closed_all_the_same(open_disk: OpenDisk) -> None:
 def test_leaving_by_an_exception_keeps_that_exception(open_disk: OpenDisk) -> None:
     disk = open_disk("mem:1M", timeout_s=0.2)
     software(disk).inject("silence", count=2)
-    with pytest.raises(vioblk.RequestTimeoutError, match="timed out") as raised, disk:
+    with (
+        pytest.raises(vioblk.RequestTimeoutError, match=r"after 0\.2 s: timed out") as raised,
+        disk,
+    ):
         disk.read(0, 512)
     assert any("closing the disk failed as well" in note for note in raised.value.__notes__)
 

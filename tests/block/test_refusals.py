@@ -34,12 +34,13 @@ def call(request: pytest.FixtureRequest) -> Callable[[BlockDevice, int, int], ob
     ("offset", "length", "error", "words"),
     [
         (0, 0, vioblk.ZeroLengthError, "0 bytes"),
-        (1, 512, vioblk.UnalignedError, "offset must be a multiple of 512"),
-        (512, 100, vioblk.UnalignedError, "length must be a multiple of 512"),
+        (1, 512, vioblk.UnalignedError, "offset must be .* next higher one is 512"),
+        (512, 100, vioblk.UnalignedError, "length must be .* next higher one is 512"),
+        (1025, 512, vioblk.UnalignedError, "offset must be .* next lower one is 1024"),
         (-512, 512, vioblk.InvalidRequestError, "negative"),
-        (CAPACITY, 512, vioblk.BeyondEndError, "at most 0 bytes"),
+        (CAPACITY, 512, vioblk.BeyondEndError, "at or behind the end"),
         (CAPACITY - 512, 1024, vioblk.BeyondEndError, "at most 512 bytes"),
-        (1 << 62, 512, vioblk.BeyondEndError, "at 1048576"),
+        (1 << 62, 512, vioblk.BeyondEndError, "has 1048576 bytes"),
     ],
 )
 def test_a_bad_range_is_refused_and_never_sent(

@@ -508,6 +508,28 @@ def test_execute_tells_of_a_breach_at_once(ring: RingName) -> None:
     assert statuses == bytes([STATUS_PENDING])
 
 
+@pytest.mark.parametrize("old", [0, 1])
+def test_what_is_refused_leaves_no_old_byte_that_passes_for_a_status(
+    ring: RingName, old: int
+) -> None:
+    bench = make_puppet_bench(ring)
+    statuses = bytearray([old, old])
+    bad = bench.record(FLUSH) + bench.record(IN, region=0xFFFF_FFFF)
+    with pytest.raises(BufferError):
+        bench.queue.execute(bad, statuses, 5)
+    assert statuses == bytes([STATUS_PENDING] * 2)
+    bench.queue.abort("enough")
+    statuses[:] = bytes([old, old])
+    with pytest.raises(DeviceGoneError):
+        bench.queue.execute(bench.record(FLUSH) * 2, statuses, 5)
+    assert statuses == bytes([STATUS_PENDING] * 2)
+    too_long = bytearray([old] * 3)
+    with pytest.raises(ValueError, match="2"):
+        bench.queue.execute(bench.record(FLUSH) * 2, too_long, 5)
+    assert too_long == bytes([old] * 3)
+    assert bench.queue.in_flight == 0
+
+
 # -- Reset -------------------------------------------------------------------------------------
 
 

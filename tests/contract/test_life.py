@@ -107,7 +107,7 @@ def test_a_busy_disk_refuses_to_close_or_drains_as_asked(case: Case) -> None:
     disk = case.open()
     region = disk.alloc(SECTOR)
     assert disk.submit_many(read_records(disk, region.handle, 1)) == 1
-    with pytest.raises(vioblk.DiskBusyError, match="1 requests"):
+    with pytest.raises(vioblk.DiskBusyError, match="1 request in flight"):
         disk.close(drain=False)
     assert disk.read(0, SECTOR), "a refused close leaves the disk open"
     disk.close(drain=True)

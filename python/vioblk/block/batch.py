@@ -79,7 +79,7 @@ def check_statuses(batch: bytearray, statuses: bytearray) -> None:
     record = Record._make(REQUEST_RECORD.unpack_from(batch, index * REQUEST_RECORD.size))
     what = describe(record)
     if len(statuses) > 1:
-        what += f" (part {index + 1} of {len(statuses)})"
+        what += " (one of the several requests that the call was split into)"
     raise RequestFailedError(f"{what} failed: {describe_status(statuses[index])}", statuses[index])
 
 

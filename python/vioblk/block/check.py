@@ -26,13 +26,24 @@ def check_range(kind: str, offset: int, length: int, capacity_bytes: int) -> Non
         if value % SECTOR_BYTES:
             raise UnalignedError(
                 f"{kind} of {length} bytes at offset {offset}: the {name} must be a multiple of "
-                f"{SECTOR_BYTES}, and the next lower one is {value - value % SECTOR_BYTES}"
+                f"{SECTOR_BYTES}, and the next {_neighbour(value)}"
             )
+    if offset >= capacity_bytes:
+        raise BeyondEndError(
+            f"{kind} of {length} bytes at offset {offset}: the offset is at or behind the end of "
+            f"the disk, which has {capacity_bytes} bytes"
+        )
     if offset + length > capacity_bytes:
         raise BeyondEndError(
             f"{kind} of {length} bytes at offset {offset} ends at {offset + length}, and the disk "
-            f"at {capacity_bytes}; ask for at most {max(0, capacity_bytes - offset)} bytes there"
+            f"at {capacity_bytes}; ask for at most {capacity_bytes - offset} bytes there"
         )
+
+
+def _neighbour(value: int) -> str:
+    """The multiple of a sector to use instead: a lower one, but not 0."""
+    lower = value - value % SECTOR_BYTES
+    return f"lower one is {lower}" if lower else f"higher one is {SECTOR_BYTES}"
 
 
 def check_writable(kind: str, *, read_only: bool) -> None:

@@ -35,6 +35,7 @@ from vioblk.errors import (
 from vioblk.features import BlockFeature
 from vioblk.status import DeviceState
 from vioblk.transport.base import Transport
+from vioblk.wording import counted
 
 DEFAULT_TIMEOUT_S: Final = 30.0
 """How long a batch of requests may take."""
@@ -195,13 +196,17 @@ class BlockDevice:
     def execute(self, requests: Buffer, statuses: Buffer, timeout_s: float | None = None) -> None:
         """Run a batch of request records (`vioblk.block.request`) at full depth, on one queue.
 
-        `statuses`: one writable byte per record; what the device answered is the caller's to
-        look at. Nothing is split. `timeout_s`: as for other requests if None, infinite for no
-        bound but the device's hang-up. Raises as `RequestQueue.execute`, ValueError for NaN.
+        Does not raise for a request that the device failed: look at `statuses`, one writable byte
+        per record. A byte is 0 (`RequestStatus.OK`) only for what the device did; it holds
+        `STATUS_PENDING` for what did not complete, also if the call raises, unless that is
+        because `statuses` or the length of `requests` cannot be used.
+
+        Nothing is split. `timeout_s`: as for other requests if None, infinite for no bound but the
+        device's hang-up. Raises as `RequestQueue.execute`, ValueError if it is negative or NaN.
         """
         with self._gate:
             bound_s = queue_timeout(self._timeout_s if timeout_s is None else timeout_s)
-            self._transfers.next_queue().execute(requests, statuses, bound_s)
+            self._transfers.execute(requests, statuses, bound_s)
 
     def submit_many(self, requests: Buffer, queue: int = 0) -> int:
         """Submit request records to one queue; how many were accepted from the front.
@@ -330,6 +335,7 @@ class BlockDevice:
                 accepted=self._device.accepted,
                 features=negotiation.decisions if negotiation else (),
                 config=driver.config,
+                device_queue_count=driver.device_queue_count,
                 limits=driver.limits,
                 queues=tuple(_queue_info(*each) for each in enumerate(driver.queues)),
             )
@@ -496,13 +502,14 @@ class BlockDevice:
         in_flight = self._device.in_flight
         if in_flight:
             raise DiskBusyError(
-                f"{in_flight} requests are in flight or not reaped; reap them, or close(drain=True)"
+                f"{counted(in_flight, 'request')} in flight or not reaped; reap what there is, or "
+                "close(drain=True)"
             )
         # What is in flight, somebody has submitted inside: if nobody was, it is still nothing.
         if not self._gate.shut_if_unused_since(entries, CLOSING):
             raise DiskBusyError(
-                f"other threads are using the disk ({self._gate.inside} calls right now); wait for "
-                "them, or close(drain=True)"
+                f"other threads are using the disk ({counted(self._gate.inside, 'call')} right "
+                "now); wait for them, or close(drain=True)"
             )
 
     def __enter__(self) -> Self:

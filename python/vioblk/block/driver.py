@@ -86,6 +86,8 @@ class BlockDriver:
     """As last read: at the start and after each change."""
     features: RequestFeatures
     limits: DiskLimits
+    device_queue_count: int
+    """Request queues that the device has; those in use may be fewer."""
 
     def __init__(self, options: QueueOptions, gate: Gate) -> None:
         self.options = options
@@ -121,7 +123,8 @@ class BlockDriver:
         self._set_cache(device)
         self.config = read_block_config(device)
         self.features = RequestFeatures.of(device.offered, device.accepted)
-        count = self._queue_count(device)
+        self.device_queue_count = min(self.config.num_queues or 1, device.queue_count())
+        count = self._queue_count()
         size = self._ring_size(device, count)
         self.limits = disk_limits(self.config, size)
         self._handles = [
@@ -190,8 +193,8 @@ class BlockDriver:
         # Python has no fence between publishing an index and reading the device's event word.
         return RING - {Feature.EVENT_IDX} if self.options.ring == "reference" else RING
 
-    def _queue_count(self, device: VirtioDevice) -> int:
-        most = min(self.config.num_queues or 1, device.queue_count())
+    def _queue_count(self) -> int:
+        most = self.device_queue_count
         asked = self.options.queue_count
         if asked is None:
             return max(1, min(most, os.cpu_count() or 1))

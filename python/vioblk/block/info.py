@@ -47,6 +47,8 @@ class DiskInfo:
     """What became of each offered feature, and why, in the order of the bits."""
     config: BlockConfig
     limits: DiskLimits
+    device_queue_count: int
+    """Request queues that the device has; `queues` are those in use, which may be fewer."""
     queues: tuple[QueueInfo, ...]
 
     def as_dict(self) -> Mapping[str, object]:
@@ -55,7 +57,7 @@ class DiskInfo:
             name: getattr(self, name)
             for name in (
                 "address", "transport", "ring", "serial", "capacity_bytes", "block_size",
-                "read_only", "writeback", "timeout_s",
+                "read_only", "writeback", "timeout_s", "device_queue_count",
             )
         }  # fmt: skip
         plain["offered"] = list(self.offered.names)

@@ -33,7 +33,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from vioblk._native import BlockLimits, DmaSpace, Region
-from vioblk.block.reference_records import CheckedRequest, check_requests
+from vioblk.block.reference_records import CheckedRequest, check_requests, record_count
 from vioblk.block.request import (
     COMPLETION_RECORD,
     SECTOR_BYTES,
@@ -313,9 +313,11 @@ class ReferenceBlockQueue:
         with self._lock:
             with memoryview(requests) as view:
                 records = view.tobytes()
-            checked = self._check(records)
-            batch = _Batch(_status_bytes(statuses, len(checked)), len(checked))
+            count = record_count(records)
+            # Pending before anything can be refused: an old byte must not pass for a status.
+            batch = _Batch(_status_bytes(statuses, count), count)
             try:
+                checked = self._check(records)
                 self._backlog.append(batch)
                 self._run(records, checked, batch, deadline)
             finally:

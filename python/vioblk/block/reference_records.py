@@ -46,6 +46,15 @@ class _Record(NamedTuple):
     token: int
 
 
+def record_count(records: bytes) -> int:
+    """How many REQUEST_RECORDs these are. Raises ValueError if it is not a whole number."""
+    if len(records) % REQUEST_RECORD.size:
+        raise ValueError(
+            f"{len(records)} bytes are not a whole number of records of {REQUEST_RECORD.size} bytes"
+        )
+    return len(records) // REQUEST_RECORD.size
+
+
 def check_requests(
     requests: Buffer, limits: BlockLimits, space: DmaSpace, segments_max: int, first: int = 0
 ) -> list[CheckedRequest]:
@@ -57,10 +66,7 @@ def check_requests(
     """
     with memoryview(requests) as view:
         records = view.tobytes()
-    if len(records) % REQUEST_RECORD.size:
-        raise ValueError(
-            f"{len(records)} bytes are not a whole number of records of {REQUEST_RECORD.size} bytes"
-        )
+    record_count(records)
     return [
         _Check(index, _Record(*fields), limits, space, segments_max).checked()
         for index, fields in enumerate(REQUEST_RECORD.iter_unpack(records))

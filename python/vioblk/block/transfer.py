@@ -16,7 +16,8 @@ from vioblk.block.request import (
     STATUS_PENDING,
     RequestType,
 )
-from vioblk.errors import StateError, VioblkError
+from vioblk.compat import Buffer
+from vioblk.errors import RequestTimeoutError, StateError, VioblkError
 from vioblk.memory import DmaMemory
 
 MAX_BATCH_REQUESTS: Final = 256
@@ -62,6 +63,13 @@ class Transfers:
             raise StateError(NO_QUEUES)
         return queues[next(self._turn) % len(queues)]
 
+    def execute(self, requests: Buffer, statuses: Buffer, timeout_s: float | None) -> None:
+        """`RequestQueue.execute` on the next queue; a time-out says how long the wait was."""
+        try:
+            self.next_queue().execute(requests, statuses, timeout_s)
+        except RequestTimeoutError as error:
+            raise RequestTimeoutError(f"after {timeout_s:g} s: {error}") from None
+
     def run(self, batch: bytearray) -> None:
         """Run a batch of records on one queue and wait for it.
 
@@ -69,7 +77,7 @@ class Transfers:
         `RequestQueue.execute` does.
         """
         statuses = bytearray([STATUS_PENDING]) * (len(batch) // REQUEST_RECORD.size)
-        self.next_queue().execute(batch, statuses, self.timeout_s)
+        self.execute(batch, statuses, self.timeout_s)
         check_statuses(batch, statuses)
 
     def move(self, kind: RequestType, offset: int, view: memoryview) -> None:
