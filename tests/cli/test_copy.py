@@ -13,6 +13,7 @@ from typing import Self
 
 import pytest
 
+import vioblk
 from tests.cli.command import VIOBLK, fails, succeeds
 from tests.cli.software import software
 from tests.interop.storage_daemon import StorageDaemon, raw_export
@@ -224,6 +225,16 @@ def test_a_target_that_cannot_start_leaves_no_file_behind(tmp_path: Path) -> Non
     assert "neither" in fails("copy", tmp_path / "a", tmp_path / "b")
     assert "directory" in fails("copy", "mem:1M", tmp_path)
     assert not target.exists()
+
+
+def test_a_disk_in_use_is_refused_with_its_name(
+    image: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with vioblk.open(f"file:{image}"):
+        assert run(["copy", f"file:{image}", str(tmp_path / "target")]) == 1
+    line = capsys.readouterr().err
+    assert line.count(str(image)) == 1
+    assert "is open elsewhere for writing" in line
 
 
 def test_what_counts_as_an_address() -> None:

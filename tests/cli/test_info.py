@@ -22,6 +22,11 @@ def test_lines_end_where_their_text_does(capsys: pytest.CaptureFixture[str]) -> 
     assert [line for line in lines if line != line.rstrip()] == []
 
 
+def test_queues_that_are_not_used_are_said_to_be_there() -> None:
+    assert "2 of the device's 4 " in succeeds("info", "mem:1M?queues=4&queue_count=2").decode()
+    assert "the device's" not in succeeds("info", "mem:1M?queues=2&queue_count=2").decode()
+
+
 def test_names_are_shown_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     image = tmp_path / "a [bold]disk[x].img"
     image.write_bytes(bytes(512))

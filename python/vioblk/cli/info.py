@@ -55,6 +55,7 @@ def properties_table(found: DiskInfo) -> Table:
         "discard": _limit(found.limits.discard_bytes),
         "write zeroes": _limit(found.limits.write_zeroes_bytes),
         "ring": found.ring,
+        "queues": _queues(found),
     }
     for name, value in rows.items():
         # As text: what a device or a user calls something is no markup.
@@ -72,6 +73,13 @@ def features_table(found: DiskInfo) -> Table:
         verdict = Text(decision.verdict.name.lower(), STYLES[decision.verdict])
         table.add_row(str(decision.bit), decision.name, verdict, decision.reason)
     return table
+
+
+def _queues(found: DiskInfo) -> str:
+    used, there = len(found.queues), found.device_queue_count
+    if used == there:
+        return str(used)
+    return f"{used} of the device's {there} (one for each processor, or queue_count=)"
 
 
 def _limit(length_bytes: int) -> str:
