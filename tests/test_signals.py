@@ -204,6 +204,8 @@ def mended(disk: BlockDevice, call: Callable[[], object]) -> None:
         disk.reset()
 
 
+# What comes while a finalizer runs, the interpreter can only report.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_ctrl_c_at_any_moment_leaves_no_lock_held_and_no_buffer_lost(ring: RingName) -> None:
     disk = vioblk.open("mem:1M", ring=ring, timeout_s=60 if ring == "native" else 0.2)
     disk.read(0, 512)

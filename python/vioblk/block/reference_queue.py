@@ -504,7 +504,7 @@ class ReferenceBlockQueue:
         """Wait for a wake-up of any kind; the lock is free meanwhile."""
         hung_up = self._outside(lambda: self._wakeups.wait(timeout_s))
         if hung_up and self._gone is None:
-            self._gone = "the device hung up"
+            self._gone = "the device hung up; close the disk and open it again"
 
     def _outside(self, wait: Callable[[], bool]) -> bool:
         """Run `wait` without the lock, and have it again whatever happens."""

@@ -455,7 +455,7 @@ impl BlockQueue {
         match ready {
             Ok(ready) => {
                 if ready.iter().any(|ready| ready.token == HANG_UP) {
-                    state.give_up("the device hung up");
+                    state.give_up("the device hung up; close the disk and open it again");
                 }
                 !ready.is_empty()
             }

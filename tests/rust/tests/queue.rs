@@ -326,7 +326,10 @@ fn a_device_that_hangs_up_ends_a_wait() {
         let waiting = scope.spawn(|| rig.finish(&execution));
         rig.until_armed();
         rig.connection.shutdown(std::net::Shutdown::Both).unwrap();
-        assert_eq!(join(waiting), Err(QueueError::Gone("the device hung up".into())));
+        assert_eq!(
+            join(waiting),
+            Err(QueueError::Gone("the device hung up; close the disk and open it again".into()))
+        );
     });
 }
 
