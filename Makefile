@@ -126,7 +126,7 @@ DIST ?= dist
 .PHONY: wheel
 wheel: $(STAMPS)/dev
 	@rm -f $(DIST)/vioblk-*
-	$(BIN)/maturin sdist --out $(DIST)
+	CARGO_TERM_QUIET=true $(BIN)/maturin sdist --out $(DIST)
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/maturin build --quiet --locked --release \
 		--strip --zig --compatibility manylinux_2_28 --out $(DIST)
 	$(BIN)/python -m tests.packaging.check_wheel $(DIST)/vioblk-*.whl
