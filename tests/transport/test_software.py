@@ -1,5 +1,6 @@
 """The software device as a transport reaches it, and the life cycle on it."""
 
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
@@ -9,6 +10,7 @@ from typing import Protocol
 
 import pytest
 
+import vioblk
 from tests.clauses import clause
 from tests.conftest import RingName
 from tests.support.drivers import PlainDriver
@@ -403,3 +405,12 @@ def test_changes_that_arrive_during_resets_block_nobody(reach: Reach, ring: Ring
         over.set()
         thread.join(TIMEOUT_S)
     assert not thread.is_alive()
+
+
+def test_an_io_error_of_the_file_tells_its_cause(tmp_path: Path) -> None:
+    image = tmp_path / "disk.img"
+    image.write_bytes(bytes(1 << 20))
+    with vioblk.open(f"file:{image}") as disk:
+        os.truncate(image, 0)  # somebody cuts the file under the device
+        with pytest.raises(vioblk.RequestFailedError, match="last error of the file was: reading"):
+            disk.read(0, 4096)

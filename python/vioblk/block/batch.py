@@ -1,6 +1,6 @@
 """Batches of request records, and what the statuses say of them."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final, NamedTuple
 
 from vioblk.block.request import (
@@ -71,8 +71,13 @@ def range_batch(kind: RequestType, ranges: Iterable[tuple[int, int]], flags: int
     )
 
 
-def check_statuses(batch: bytearray, statuses: bytearray) -> None:
-    """Raise RequestFailedError for the first request that did not end well."""
+def check_statuses(
+    batch: bytearray, statuses: bytearray, explain: Callable[[], str | None] | None = None
+) -> None:
+    """Raise RequestFailedError for the first request that did not end well.
+
+    `explain`: what else is known of an I/O error, if anything.
+    """
     if statuses.count(RequestStatus.OK) == len(statuses):
         return
     index = next(i for i, status in enumerate(statuses) if status != RequestStatus.OK)
@@ -80,7 +85,11 @@ def check_statuses(batch: bytearray, statuses: bytearray) -> None:
     what = describe(record)
     if len(statuses) > 1:
         what += " (one of the several requests that the call was split into)"
-    raise RequestFailedError(f"{what} failed: {describe_status(statuses[index])}", statuses[index])
+    why = describe_status(statuses[index])
+    cause = explain() if explain and statuses[index] == RequestStatus.IOERR else None
+    if cause is not None:
+        why += f"; {cause}"
+    raise RequestFailedError(f"{what} failed: {why}", statuses[index])
 
 
 def describe(record: Record) -> str:

@@ -385,7 +385,10 @@ class BlockDevice:
             force_off=self._force_off,
             timeout_s=timeout_s,
         )
-        self._transfers = Transfers(self._driver, self._device.memory, self._timeout_s)
+        device = self._device
+        self._transfers = Transfers(
+            self._driver, device.memory, self._timeout_s, device.transport.explain_failure
+        )
 
     def reset(self, timeout_s: float = INITIALIZE_TIMEOUT_S) -> Mapping[int, Sequence[int]]:
         """Reset the device and bring it back to life; what was in flight is lost.

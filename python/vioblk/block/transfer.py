@@ -1,7 +1,7 @@
 """Moving data: zero copy where the buffer is DMA memory, through bounce buffers elsewhere."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from io import BytesIO
 from typing import Final
 
@@ -35,13 +35,20 @@ class Transfers:
     DeviceGoneError; nothing of it reaches the disk in its next life.
     """
 
-    def __init__(self, driver: BlockDriver, memory: DmaMemory, timeout_s: float) -> None:
+    def __init__(
+        self,
+        driver: BlockDriver,
+        memory: DmaMemory,
+        timeout_s: float,
+        explain_failure: Callable[[], str | None] | None = None,
+    ) -> None:
         """With the queues that `driver` has now."""
         self.timeout_s = timeout_s
         self.pool = BouncePool(memory.alloc)
         self.queues: Sequence[RequestQueue] = driver.queues
         self._driver = driver
         self._memory = memory
+        self._explain_failure = explain_failure
         self._turn = itertools.count()
         self._ended: VioblkError | None = None
 
@@ -53,6 +60,7 @@ class Transfers:
         self._ended = self._ended or reason
         self.pool.close(reason)
         self.queues = ()
+        self._explain_failure = None
 
     def next_queue(self) -> RequestQueue:
         """The queues take turns. Raises StateError if there are none, and the reason of `end`."""
@@ -78,7 +86,7 @@ class Transfers:
         """
         statuses = bytearray([STATUS_PENDING]) * (len(batch) // REQUEST_RECORD.size)
         self.execute(batch, statuses, self.timeout_s)
-        check_statuses(batch, statuses)
+        check_statuses(batch, statuses, self._explain_failure)
 
     def move(self, kind: RequestType, offset: int, view: memoryview) -> None:
         """Read from the disk into `view`, or write `view` to it; its length is the transfer's."""

@@ -105,6 +105,10 @@ class Transport(ABC):
         that one is left behind, and is the last.
         """
 
+    def explain_failure(self) -> str | None:
+        """What the transport knows of why the device last failed a request, if anything."""
+        return None
+
     @abstractmethod
     def close(self) -> None:
         """Let go of the device. The device layer has reset it before; idempotent, never raises."""

@@ -143,6 +143,11 @@ class SoftwareTransport(Transport):
         if callback is not None:
             self._watcher = EventWatcher(self.device.config_fd, callback, "vioblk-config")
 
+    def explain_failure(self) -> str | None:
+        """The last error of the file that backs the disk."""
+        error = self.device.last_error
+        return None if error is None else f"the last error of the file was: {error}"
+
     def close(self) -> None:
         """Stop the device and wait for its thread."""
         if not self._closed:
