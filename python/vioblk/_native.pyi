@@ -149,6 +149,54 @@ class DmaSpace:
         """(region handle, offset in it) of a contiguous buffer that lies within one open region."""
 
 @final
+class MmioWindow:
+    """Device registers, each access one volatile load or store of exactly its width.
+
+    Either a mapping of a file (a VFIO region, a resource of sysfs) or the modelled BAR of a
+    software device. In a child of fork() every call raises ForkedError.
+    """
+
+    @staticmethod
+    def map_fd(fd: int, length: int, file_offset: int = 0) -> MmioWindow:
+        """Map registers. The descriptor is duplicated. Raises ValueError if `file_offset` is no
+        multiple of 4096 or the file ends too soon, OSError."""
+    @property
+    def length(self) -> int:
+        """Bytes."""
+    def read(self, offset: int, width: int, /) -> int:
+        """A little-endian register of `width` 1, 2 or 4 bytes, naturally aligned.
+
+        Raises ValueError for any other width, an unaligned offset or one beyond the window, and
+        StateError once a modelled device is closed."""
+    def write(self, offset: int, width: int, value: int, /) -> None:
+        """Store a register. Raises as `read`, and ValueError if `value` does not fit."""
+
+@final
+class Doorbell:
+    """How a queue notifies its device (VIRTIO 1.4, 4.1.5.2 Available Buffer Notifications).
+
+    `carries_data` (NOTIFICATION_DATA): the store is 4 bytes, `value` its lower half, and the
+    queue's next available position its upper half; otherwise 2 bytes hold `value`.
+    """
+
+    @staticmethod
+    def eventfd(fd: int) -> Doorbell:
+        """Signal an eventfd (duplicated)."""
+    @staticmethod
+    def mmio(
+        window: MmioWindow, offset: int, value: int, *, carries_data: bool = False
+    ) -> Doorbell:
+        """Store to a register. Raises ValueError if it does not lie in the window, aligned."""
+    @staticmethod
+    def file(fd: int, offset: int, value: int, *, carries_data: bool = False) -> Doorbell:
+        """pwrite to a file (duplicated): an I/O BAR that cannot be mapped."""
+    @property
+    def carries_data(self) -> bool: ...
+    def ring(self, next_available: int = 0) -> None:
+        """Notify the device, after the fence before_doorbell. `next_available`: 16 bits, used if
+        it carries data. Raises OSError, StateError (the device was closed)."""
+
+@final
 class SplitLayout:
     """Where the parts of a split ring lie in its region (VIRTIO 1.4, 2.7 Split Virtqueues)."""
 
@@ -260,7 +308,7 @@ class BlockQueue:
         indirect_table_size: int = 0,
         event_idx: bool = False,
         strict: bool = False,
-        kick_fd: int | None = None,
+        doorbell: Doorbell | None = None,
         interrupt_fd: int | None = None,
         hangup_fd: int | None = None,
     ) -> Self: ...

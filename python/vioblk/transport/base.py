@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import NamedTuple
 
-from vioblk._native import DmaSpace, Mapping
+from vioblk._native import DmaSpace, Doorbell, Mapping
 
 
 class QueueAddresses(NamedTuple):
@@ -23,8 +23,9 @@ class QueueAddresses(NamedTuple):
 class QueueWires(NamedTuple):
     """How to notify the device of a queue, and how it notifies us. Owned by the transport."""
 
-    kick_fd: int | None
+    doorbell: Doorbell | None
     interrupt_fd: int | None
+    """An eventfd; None: the device is polled. Several queues may share one."""
 
 
 class Transport(ABC):
