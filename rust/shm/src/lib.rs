@@ -2,7 +2,7 @@
 //!
 //! All unsafe code of the package lives here (but for the buffer protocol of the Python binding).
 //! What it offers is safe: bounds-checked spans, ring words and records as relaxed atomics of one
-//! width, payload copies, fences by name, eventfds, epoll.
+//! width, payload copies, device registers, doorbells, fences by name, eventfds, epoll.
 //!
 //! Under `cfg(loom)` memory is a set of loom cells, one for each field, so that loom can run the
 //! very ring code that ships.
@@ -25,6 +25,7 @@ pub mod fork;
 mod handles;
 #[cfg_attr(loom, path = "memory_loom.rs")]
 mod memory;
+mod mmio;
 #[cfg(not(loom))]
 mod poller;
 mod ranges;
@@ -38,6 +39,7 @@ pub use eventfd::EventFd;
 #[cfg(not(loom))]
 pub use eventfd::duplicate_fd;
 pub use memory::{Memory, Record, Records, Words};
+pub use mmio::{MmioWindow, RegisterError, RegisterModel, Width};
 #[cfg(not(loom))]
 pub use poller::{Poller, Ready, Watch};
 pub use record::{AvailableElement, Descriptor, UsedElement};
