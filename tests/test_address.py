@@ -22,8 +22,9 @@ from vioblk.address import (
     text,
 )
 from vioblk.block import options as driver
+from vioblk.block.features import BLOCK_DEVICE_TYPE, BlockFeature
 from vioblk.errors import AddressError
-from vioblk.features import BlockFeature, Feature
+from vioblk.features import Feature
 from vioblk.transport import software, vhost_user
 
 TRANSPORT_OPTIONS = {
@@ -41,6 +42,7 @@ def sort(address: str, **keywords: object) -> tuple[dict[str, object], dict[str,
         keywords,
         transport_options=TRANSPORT_OPTIONS,
         driver_options=DRIVER_OPTIONS,
+        device_type=BLOCK_DEVICE_TYPE,
     )
     return sorted_options.transport, sorted_options.driver
 
@@ -51,6 +53,7 @@ def forced(address: str, **keywords: object) -> tuple[frozenset[int], frozenset[
         keywords,
         transport_options=TRANSPORT_OPTIONS,
         driver_options=DRIVER_OPTIONS,
+        device_type=BLOCK_DEVICE_TYPE,
     )
     return sorted_options.force_on, sorted_options.force_off
 
@@ -191,6 +194,7 @@ def test_an_unknown_option_names_those_that_share_a_word_with_it() -> None:
             {},
             transport_options=vhost_user.OPTIONS,
             driver_options=driver.OPTIONS,
+            device_type=BLOCK_DEVICE_TYPE,
         )
 
 
@@ -224,9 +228,9 @@ def test_a_feature_takes_only_on_off_and_auto() -> None:
         (seconds(""), "nan", "above 0"),
         (seconds(""), None, "above 0"),
         (text("", length_bytes_max=4), "fünf", "at most 4 bytes"),
-        (feature_list(""), "flush,evnt_idx", "did you mean event_idx"),
-        (feature_list(""), "64", "below 64"),
-        (feature_list(""), 5, "with commas"),
+        (feature_list("", BLOCK_DEVICE_TYPE), "flush,evnt_idx", "did you mean event_idx"),
+        (feature_list("", BLOCK_DEVICE_TYPE), "64", "below 64"),
+        (feature_list("", BLOCK_DEVICE_TYPE), 5, "with commas"),
     ],
 )
 def test_a_wrong_value_is_refused_with_what_is_valid(
@@ -238,6 +242,7 @@ def test_a_wrong_value_is_refused_with_what_is_valid(
             {"name": value},
             transport_options={"name": option},
             driver_options={},
+            device_type=BLOCK_DEVICE_TYPE,
         )
     assert valid in str(refusal.value)
     assert f"name={value}" in str(refusal.value)
@@ -254,8 +259,8 @@ def test_a_wrong_value_is_refused_with_what_is_valid(
         (seconds(""), 3, 3.0),
         (text("", length_bytes_max=4), "abcd", b"abcd"),
         (text("", length_bytes_max=4), b"\xff", b"\xff"),
-        (feature_list(""), "flush,29", frozenset({9, 29})),
-        (feature_list(""), {9, 29}, frozenset({9, 29})),
+        (feature_list("", BLOCK_DEVICE_TYPE), "flush,29", frozenset({9, 29})),
+        (feature_list("", BLOCK_DEVICE_TYPE), {9, 29}, frozenset({9, 29})),
     ],
 )
 def test_values_are_read_from_text_and_from_keywords(

@@ -9,7 +9,8 @@ import pytest
 
 import vioblk
 from vioblk.block.driver import QueueOptions
-from vioblk.features import BlockFeature, Feature
+from vioblk.block.features import BlockFeature
+from vioblk.features import Feature
 
 
 def test_every_public_name_exists_and_is_documented() -> None:

@@ -5,10 +5,11 @@ import pytest
 from tests.clauses import clause
 from tests.support.drivers import PlainDriver
 from tests.support.scripted import Access, Script
+from vioblk.block.features import BlockFeature
 from vioblk.config_space import READ_ATTEMPTS_MAX, ConfigField, read_snapshot, write_field
 from vioblk.device import VirtioDevice
 from vioblk.errors import ProtocolError, StateError, UnsupportedError
-from vioblk.features import BlockFeature, Feature, Wish
+from vioblk.features import Feature, Wish
 
 CAPACITY = ConfigField("capacity", 0, 8)
 SIZE_MAX = ConfigField("size_max", 8, 4, BlockFeature.SIZE_MAX)

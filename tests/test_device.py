@@ -11,6 +11,7 @@ from tests.conftest import RingName
 from tests.support.drivers import PlainDriver
 from tests.support.scripted import Access, Script
 from vioblk import device as device_module
+from vioblk.block.features import BlockFeature
 from vioblk.device import ConfigField, VirtioDevice
 from vioblk.errors import (
     DeviceBusyError,
@@ -22,7 +23,7 @@ from vioblk.errors import (
     StateError,
     TransportError,
 )
-from vioblk.features import RING, BlockFeature, Feature, Wish
+from vioblk.features import RING, Feature, Wish
 from vioblk.status import DeviceState, Status, allowed_states
 
 ACKNOWLEDGE, DRIVER, DRIVER_OK, FEATURES_OK = 1, 2, 4, 8

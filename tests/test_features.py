@@ -1,20 +1,23 @@
 """Feature sets, and the negotiation as a pure function."""
 
+import re
 from collections.abc import Iterable
+from enum import IntEnum
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import vioblk.features
 from tests.clauses import clause, vacuous
 from tests.clauses.table import clause_table
+from vioblk.block.features import BLOCK_DEVICE_TYPE, BlockFeature
 from vioblk.errors import NegotiationError
 from vioblk.features import (
-    DEVICE_TYPE_FEATURES,
     NOT_SUPPORTED,
     PREREQUISITES,
     RING,
-    BlockFeature,
     Feature,
     FeatureSet,
     Negotiation,
@@ -23,6 +26,8 @@ from vioblk.features import (
     feature_bits,
     feature_name,
     negotiate,
+    register_type_features,
+    type_features,
     usable_features,
 )
 
@@ -41,12 +46,16 @@ def run(
     force_off: Iterable[int] = (),
 ) -> Negotiation:
     return negotiate(
-        FeatureSet(offered),
+        block_features(offered),
         Wish() if wish is None else wish,
         transport_features=frozenset(transport_features),
         force_on=frozenset(force_on),
         force_off=frozenset(force_off),
     )
+
+
+def block_features(bits: Iterable[int]) -> FeatureSet:
+    return FeatureSet(bits, device_type=BLOCK_DEVICE_TYPE)
 
 
 def reason(negotiation: Negotiation, bit: int) -> str:
@@ -61,7 +70,7 @@ def never_accepted(bit: int) -> None:
         negotiation = run(EVERY_BIT, greedy, transport_features=transport_features)
         assert bit in negotiation.offered
         assert bit not in negotiation.accepted
-        with pytest.raises(NegotiationError, match=feature_name(bit)):
+        with pytest.raises(NegotiationError, match=feature_name(bit, BLOCK_DEVICE_TYPE)):
             run(EVERY_BIT, greedy, transport_features=transport_features, force_on={bit})
 
 
@@ -88,8 +97,8 @@ def test_a_set_behaves_as_a_set(left: frozenset[int], right: frozenset[int]) -> 
 
 
 def test_a_set_knows_the_names_of_its_bits() -> None:
-    assert FeatureSet([10, 9, 32, 45]).names == ("flush", "topology", "version_1", "bit_45")
-    assert repr(FeatureSet([9, 32])) == "FeatureSet(flush version_1)"
+    assert block_features([10, 9, 32, 45]).names == ("flush", "topology", "version_1", "bit_45")
+    assert repr(block_features([9, 32])) == "FeatureSet(flush version_1)"
 
 
 def test_names_of_device_type_bits_are_those_of_the_type() -> None:
@@ -105,14 +114,51 @@ def test_a_negative_bit_is_refused() -> None:
 
 
 def test_bit_10_is_topology() -> None:
-    assert feature_name(10) == "topology"
-    assert feature_bits()["topology"] == 10
+    assert feature_name(10, BLOCK_DEVICE_TYPE) == "topology"
+    assert feature_bits(BLOCK_DEVICE_TYPE)["topology"] == 10
 
 
 def test_every_named_bit_is_found_by_its_name() -> None:
     for table in (Feature, BlockFeature):
         for each in table:
-            assert feature_bits()[feature_name(each)] == each
+            assert feature_bits(BLOCK_DEVICE_TYPE)[feature_name(each, BLOCK_DEVICE_TYPE)] == each
+
+
+def test_bits_of_a_type_are_known_once_they_are_registered() -> None:
+    class Bit(IntEnum):
+        COLOUR = 7
+
+    assert feature_name(7, 999) == "bit_7"
+    register_type_features(999, Bit)
+    register_type_features(999, Bit)
+    assert feature_name(7, 999) == "colour"
+    assert feature_bits(999)["colour"] == 7
+    assert feature_name(7, BLOCK_DEVICE_TYPE) == "scsi"
+
+
+def test_bits_of_a_type_cannot_be_registered_as_something_else() -> None:
+    class Bit(IntEnum):
+        COLOUR = 7
+
+    with pytest.raises(ValueError, match=r"device type 2 are .*BlockFeature.* already.*Bit"):
+        register_type_features(BLOCK_DEVICE_TYPE, Bit)
+
+
+def test_a_device_type_cannot_define_bits_of_all_devices() -> None:
+    class Bit(IntEnum):
+        COLOUR = 24
+
+    with pytest.raises(ValueError, match="bit 24 is not for device types"):
+        register_type_features(998, Bit)
+
+
+def test_the_general_part_knows_nothing_of_blocks() -> None:
+    general = Path(vioblk.features.__file__).parent
+    modules = [general / f"{name}.py" for name in ("address", "features", "device", "driver")]
+    modules += [*(general / "transport").glob("base.py"), *(general / "ring").glob("*.py")]
+    for module in modules:
+        imports = re.findall(r"^(?:from|import) (\S+)", module.read_text(), re.MULTILINE)
+        assert not [name for name in imports if name.startswith("vioblk.block")], module
 
 
 # The rules
@@ -141,10 +187,10 @@ def test_forcing_on_what_is_not_offered_is_refused() -> None:
 def test_a_feature_is_declined_without_its_prerequisite() -> None:
     table = {9: frozenset({10}), 10: frozenset({11})}
     wish = Wish(wanted=frozenset({9, 10, 11}))
-    with_all = negotiate(FeatureSet(MODERN | {9, 10, 11}), wish, prerequisites=table)
+    with_all = negotiate(block_features(MODERN | {9, 10, 11}), wish, prerequisites=table)
     assert {9, 10, 11} <= with_all.accepted
     # 10 goes with 11, and 9 with 10.
-    without_11 = negotiate(FeatureSet(MODERN | {9, 10}), wish, prerequisites=table)
+    without_11 = negotiate(block_features(MODERN | {9, 10}), wish, prerequisites=table)
     assert without_11.accepted == MODERN
     assert reason(without_11, 9) == "needs topology"
 
@@ -156,7 +202,9 @@ def test_there_are_no_prerequisites_to_know_of() -> None:
     about = [each.id for each in clause_table().values() if "prerequisite" in each.statement]
     assert about == ["FEAT-02"]
     assert not [
-        name for name in feature_bits() if name.upper() in clause_table()[about[0]].statement
+        name
+        for name in feature_bits(BLOCK_DEVICE_TYPE)
+        if name.upper() in clause_table()[about[0]].statement
     ]
     assert dict(PREREQUISITES) == {}
 
@@ -164,7 +212,7 @@ def test_there_are_no_prerequisites_to_know_of() -> None:
 def test_a_required_feature_without_its_prerequisite_is_an_error() -> None:
     with pytest.raises(NegotiationError, match="flush is required but cannot be accepted: needs"):
         negotiate(
-            FeatureSet(MODERN | {9}),
+            block_features(MODERN | {9}),
             Wish(required=frozenset({9})),
             prerequisites={9: frozenset({10})},
         )
@@ -173,7 +221,7 @@ def test_a_required_feature_without_its_prerequisite_is_an_error() -> None:
 @clause("FEAT-04", "FEAT-05", "FEAT-06")
 @pytest.mark.parametrize("bit", [3, 8, 18, 23, 25, 26, 30, 31, 42, 44, 49, 50, 99, 127])
 def test_undefined_and_reserved_bits_count_as_not_offered(bit: int) -> None:
-    usable = usable_features(FeatureSet(MODERN | {bit}), EVERY_BIT)
+    usable = usable_features(block_features(MODERN | {bit}), EVERY_BIT)
     assert usable == MODERN
     never_accepted(bit)
 
@@ -312,8 +360,8 @@ def test_a_driver_can_say_why_it_declines() -> None:
 
 
 def test_the_negotiation_of_another_device_type_leaves_block_features_alone() -> None:
-    assert 4 not in DEVICE_TYPE_FEATURES
-    negotiation = negotiate(FeatureSet(MODERN | {9}, device_type=4), Wish(wanted=frozenset({9})))
+    assert not type_features(3).bits
+    negotiation = negotiate(FeatureSet(MODERN | {9}, device_type=3), Wish(wanted=frozenset({9})))
     assert negotiation.accepted == MODERN
     assert reason(negotiation, 9) == "not defined for this type of device"
 

@@ -5,7 +5,8 @@ import pytest
 import vioblk
 from tests.clauses import clause, vacuous
 from tests.clauses.table import clause_table
-from vioblk.features import BlockFeature, Feature, Verdict
+from vioblk.block.features import BlockFeature
+from vioblk.features import Feature, Verdict
 
 NEVER = [
     *(Feature.RING_PACKED, Feature.IN_ORDER, Feature.SR_IOV, Feature.NOTIFICATION_DATA),

@@ -15,6 +15,7 @@ from vioblk._native import Region
 from vioblk.address import parse_address, sort_options
 from vioblk.block.config import BlockConfig, Geometry, Topology
 from vioblk.block.disk import DEFAULT_TIMEOUT_S, BlockDevice
+from vioblk.block.features import BLOCK_DEVICE_TYPE
 from vioblk.block.info import DiskInfo
 from vioblk.block.limits import DiskLimits
 from vioblk.block.options import OPTIONS, queue_options
@@ -110,7 +111,11 @@ def open(  # noqa: A001  - vioblk.open reads as gzip.open does
     parsed = parse_address(address)
     transport = back_end(parsed)
     chosen = sort_options(
-        parsed, options, transport_options=transport.OPTIONS, driver_options=OPTIONS
+        parsed,
+        options,
+        transport_options=transport.OPTIONS,
+        driver_options=OPTIONS,
+        device_type=BLOCK_DEVICE_TYPE,
     )
     return BlockDevice(
         transport.connect(parsed, chosen.transport),

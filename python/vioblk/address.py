@@ -22,7 +22,7 @@ from typing import Final
 from urllib.parse import unquote
 
 from vioblk.errors import AddressError
-from vioblk.features import BLOCK_DEVICE_TYPE, feature_bits
+from vioblk.features import feature_bits
 
 SIZE_UNITS: Final = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 """Powers of 1024."""
@@ -103,7 +103,7 @@ def sort_options(
     *,
     transport_options: Mapping[str, Option],
     driver_options: Mapping[str, Option],
-    device_type: int = BLOCK_DEVICE_TYPE,
+    device_type: int,
 ) -> SortedOptions:
     """Read every option of an address and of the keywords beside it, which win.
 
@@ -202,7 +202,7 @@ def text(meaning: str, *, length_bytes_max: int) -> Option:
     return Option(read, meaning)
 
 
-def feature_list(meaning: str, device_type: int = BLOCK_DEVICE_TYPE) -> Option:
+def feature_list(meaning: str, device_type: int) -> Option:
     """Names or numbers of feature bits with commas between them, or an iterable of numbers."""
     names = feature_bits(device_type)
 

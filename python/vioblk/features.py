@@ -5,12 +5,12 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from types import MappingProxyType
-from typing import Final
+from typing import Final, NamedTuple
 
 from vioblk.errors import NegotiationError
 
-BLOCK_DEVICE_TYPE: Final = 2
-"""Device ID of a block device (VIRTIO 1.4, 5 Device Types)."""
+NO_DEVICE_TYPE: Final = 0
+"""A reserved device ID (VIRTIO 1.4, 5 Device Types), which gives no bit a name of a type."""
 
 
 class Feature(IntEnum):
@@ -33,36 +33,8 @@ class Feature(IntEnum):
     SUSPEND = 43
 
 
-class BlockFeature(IntEnum):
-    """Feature bits of the block device (VIRTIO 1.4, 5.2.3 Feature bits)."""
-
-    BARRIER = 0
-    SIZE_MAX = 1
-    SEG_MAX = 2
-    GEOMETRY = 4
-    RO = 5
-    BLK_SIZE = 6
-    SCSI = 7
-    FLUSH = 9
-    TOPOLOGY = 10
-    CONFIG_WCE = 11
-    MQ = 12
-    DISCARD = 13
-    WRITE_ZEROES = 14
-    LIFETIME = 15
-    SECURE_ERASE = 16
-    ZONED = 17
-
-
-DEVICE_TYPE_FEATURES: Final[Mapping[int, type[IntEnum]]] = {BLOCK_DEVICE_TYPE: BlockFeature}
-"""The device-type bits that have a name, by device ID."""
-
 LEGACY_ONLY: Final = frozenset({Feature.NOTIFY_ON_EMPTY, Feature.ANY_LAYOUT})
 """They mean something only on the legacy interface (VIRTIO 1.4, 6.3)."""
-
-LEGACY_ONLY_OF_TYPE: Final[Mapping[int, frozenset[int]]] = {
-    BLOCK_DEVICE_TYPE: frozenset({BlockFeature.BARRIER, BlockFeature.SCSI})
-}
 
 QEMU_PROBE_BIT: Final = 30
 """Never to be negotiated (VIRTIO 1.4, 6.3 Legacy Interface: Reserved Feature Bits)."""
@@ -101,12 +73,48 @@ _NAMES: Final = {int(each): each.name.lower() for each in Feature}
 _ALIASES: Final = {"indirect": "indirect_desc", "packed": "ring_packed", "wce": "flush"}
 
 
+class TypeFeatures(NamedTuple):
+    """What is known of the feature bits of one device type."""
+
+    bits: type[IntEnum] | tuple[IntEnum, ...]
+    legacy_only: frozenset[int]
+    """Those that mean something only on the legacy interface."""
+
+
+_type_features: dict[int, TypeFeatures] = {}
+
+
+def register_type_features(
+    device_type: int, bits: type[IntEnum], *, legacy_only: Iterable[int] = ()
+) -> None:
+    """Make the bits of a device type known, for negotiation and by name.
+
+    The module that has them calls this once; a bit that no such call names is never accepted.
+    Raises ValueError if the bits of the type are known already and are others, or if a bit is not
+    one that device types may define (VIRTIO 1.4, 2.2 Feature Bits).
+    """
+    foreign = [int(bit) for bit in bits if not _is_device_type_bit(bit)]
+    if foreign:
+        raise ValueError(f"{bits.__name__}: bit {foreign[0]} is not for device types to define")
+    found = TypeFeatures(bits, frozenset(int(bit) for bit in legacy_only))
+    if _type_features.setdefault(device_type, found) != found:
+        raise ValueError(
+            f"the features of device type {device_type} are {_type_features[device_type].bits!r} "
+            f"already, and cannot be {bits!r} as well"
+        )
+
+
+def type_features(device_type: int) -> TypeFeatures:
+    """What is known of the bits of a device type; nothing, if no driver has registered any."""
+    return _type_features.get(device_type, TypeFeatures((), frozenset()))
+
+
 class FeatureSet(AbstractSet[int]):
     """An immutable set of feature bits, any number of them, that knows their names."""
 
     __slots__ = ("_bits", "device_type")
 
-    def __init__(self, bits: Iterable[int] = (), *, device_type: int = BLOCK_DEVICE_TYPE) -> None:
+    def __init__(self, bits: Iterable[int] = (), *, device_type: int = NO_DEVICE_TYPE) -> None:
         chosen = frozenset(int(bit) for bit in bits)
         if any(bit < 0 for bit in chosen):
             raise ValueError(f"feature bits are numbered from 0, not {min(chosen)}")
@@ -114,7 +122,7 @@ class FeatureSet(AbstractSet[int]):
         self.device_type = device_type
 
     @classmethod
-    def from_mask(cls, mask: int, *, device_type: int = BLOCK_DEVICE_TYPE) -> "FeatureSet":
+    def from_mask(cls, mask: int, *, device_type: int = NO_DEVICE_TYPE) -> "FeatureSet":
         """The set whose bit n is in when bit n of `mask` is 1."""
         bits = (bit for bit in range(mask.bit_length()) if mask >> bit & 1)
         return cls(bits, device_type=device_type)
@@ -202,16 +210,16 @@ class Negotiation:
     """One for each offered bit, in the order of the bits."""
 
 
-def feature_name(bit: int, device_type: int = BLOCK_DEVICE_TYPE) -> str:
+def feature_name(bit: int, device_type: int = NO_DEVICE_TYPE) -> str:
     """The name of a bit in lower case, as options use it; `bit_45` if it has none."""
     return _NAMES.get(bit) or _type_names(device_type).get(bit) or f"bit_{bit}"
 
 
 def _type_names(device_type: int) -> dict[int, str]:
-    return {int(each): each.name.lower() for each in DEVICE_TYPE_FEATURES.get(device_type, ())}
+    return {int(each): each.name.lower() for each in type_features(device_type).bits}
 
 
-def feature_bits(device_type: int = BLOCK_DEVICE_TYPE) -> dict[str, int]:
+def feature_bits(device_type: int = NO_DEVICE_TYPE) -> dict[str, int]:
     """Every name that an option can use for a feature, and its bit."""
     names = {name: bit for bit, name in (_NAMES | _type_names(device_type)).items()}
     return names | {alias: names[name] for alias, name in _ALIASES.items() if name in names}
@@ -221,7 +229,7 @@ def why_unusable(bit: int, device_type: int, transport_features: frozenset[int])
     """Why an offered bit counts as not offered (VIRTIO 1.4, 2.2.1 Driver Requirements: Feature
     Bits); None if it means something for this device type on this transport.
     """
-    if bit in LEGACY_ONLY | LEGACY_ONLY_OF_TYPE.get(device_type, frozenset()):
+    if bit in LEGACY_ONLY | type_features(device_type).legacy_only:
         return "means something on the legacy interface only"
     if bit == QEMU_PROBE_BIT:
         return "not to be negotiated: a probe for broken drivers, or the transport's own"
@@ -301,7 +309,7 @@ def _is_device_type_bit(bit: int) -> bool:
 
 
 def _drop_orphans(
-    decisions: dict[int, Decision], prerequisites: Mapping[int, frozenset[int]]
+    decisions: dict[int, Decision], prerequisites: Mapping[int, frozenset[int]], device_type: int
 ) -> None:
     """Decline accepted bits whose prerequisites are not accepted, until none is left."""
     while True:
@@ -311,7 +319,7 @@ def _drop_orphans(
         if not orphans:
             return
         for bit, missing in orphans.items():
-            names = ", ".join(feature_name(each) for each in sorted(missing))
+            names = ", ".join(feature_name(each, device_type) for each in sorted(missing))
             decisions[bit] = replace(
                 decisions[bit], verdict=Verdict.DECLINED, reason=f"needs {names}"
             )
@@ -354,7 +362,7 @@ def negotiate(
     """
     chooser = _Chooser(offered.device_type, wish, transport_features, force_off)
     decisions = {bit: chooser.decide(bit) for bit in offered}
-    _drop_orphans(decisions, prerequisites)
+    _drop_orphans(decisions, prerequisites, offered.device_type)
 
     def named(bits: Iterable[int]) -> FeatureSet:
         return FeatureSet(bits, device_type=offered.device_type)

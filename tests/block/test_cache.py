@@ -10,7 +10,8 @@ from vioblk import NegotiationError, ProtocolError, UnsupportedError
 from vioblk._native import SoftwareDevice
 from vioblk.block.disk import BlockDevice
 from vioblk.block.driver import QueueOptions
-from vioblk.features import BlockFeature, Verdict
+from vioblk.block.features import BlockFeature
+from vioblk.features import Verdict
 
 DATA = bytes(range(256)) * 2
 

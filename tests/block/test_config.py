@@ -16,8 +16,8 @@ from vioblk.block.config import (
     parse_block_config,
     read_block_config,
 )
+from vioblk.block.features import BlockFeature
 from vioblk.config_space import ConfigField
-from vioblk.features import BlockFeature
 from vioblk.status import Status
 
 # struct virtio_blk_config (VIRTIO 1.4, 5.2.4): every field that the driver reads, in order.

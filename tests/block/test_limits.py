@@ -4,6 +4,7 @@ import pytest
 
 from vioblk import NegotiationError
 from vioblk.block.config import BlockConfig, DiscardConfig, WriteZeroesConfig, parse_block_config
+from vioblk.block.features import BlockFeature
 from vioblk.block.limits import (
     MAX_RECORD_BYTES,
     MAX_REQUEST_BYTES,
@@ -13,7 +14,7 @@ from vioblk.block.limits import (
     request_types,
 )
 from vioblk.block.request import RequestType
-from vioblk.features import BlockFeature, FeatureSet
+from vioblk.features import FeatureSet
 
 PLAIN = parse_block_config({"capacity": 2048})
 

@@ -10,8 +10,8 @@ from tests.block.conftest import OpenDisk
 from tests.block.test_cache import software
 from tests.clauses import clause
 from vioblk.block.disk import BlockDevice
+from vioblk.block.features import BlockFeature
 from vioblk.block.request import REQUEST_RECORD, RequestType
-from vioblk.features import BlockFeature
 
 CAPACITY = 1 << 20
 

@@ -10,9 +10,9 @@ from tests.block.tap import Tap, WireRequest
 from tests.clauses import clause, vacuous
 from vioblk import InvalidRequestError
 from vioblk.block.disk import BlockDevice
+from vioblk.block.features import BlockFeature
 from vioblk.block.request import REQUEST_RECORD, SECTOR_BYTES, RequestType
 from vioblk.block.transfer import MAX_BATCH_REQUESTS
-from vioblk.features import BlockFeature
 
 OpenTapped: TypeAlias = Callable[..., tuple[BlockDevice, Tap]]
 

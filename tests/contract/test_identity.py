@@ -8,7 +8,8 @@ import vioblk
 from tests.contract.conftest import Case
 from tests.contract.targets import CAPACITY_BYTES
 from vioblk.block.disk import BlockDevice
-from vioblk.features import BlockFeature, Feature, Verdict
+from vioblk.block.features import BlockFeature
+from vioblk.features import Feature, Verdict
 
 
 def test_it_knows_what_it_is(case: Case, disk: BlockDevice) -> None:

@@ -5,8 +5,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 from tests.support.scripted import Access
 from vioblk._native import SplitQueue
+from vioblk.block.features import BLOCK_DEVICE_TYPE
 from vioblk.device import QueueHandle, QueueParts, VirtioDevice
-from vioblk.features import BLOCK_DEVICE_TYPE, FeatureSet, Wish
+from vioblk.features import FeatureSet, Wish
 from vioblk.ring import Chain, Ring, reference
 
 RINGS: dict[str, Callable[..., Ring]] = {

@@ -4,7 +4,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from vioblk._native import DmaSpace, Mapping
-from vioblk.features import BLOCK_DEVICE_TYPE, Feature
+from vioblk.block.features import BLOCK_DEVICE_TYPE
+from vioblk.features import Feature
 from vioblk.transport.base import QueueAddresses, QueueWires, Transport
 
 

@@ -16,9 +16,10 @@ from tests.conftest import RingName
 from tests.support.drivers import PlainDriver
 from tests.support.leaks import no_leaks
 from vioblk.address import parse_address, sort_options
+from vioblk.block.features import BLOCK_DEVICE_TYPE, BlockFeature
 from vioblk.device import ConfigField, VirtioDevice
 from vioblk.errors import AddressError, NegotiationError, ResetTimeoutError, StateError
-from vioblk.features import BlockFeature, Feature, FeatureSet, Wish
+from vioblk.features import Feature, FeatureSet, Wish
 from vioblk.ring import Chain
 from vioblk.status import DeviceState
 from vioblk.transport import SCHEMES, back_end, connect
@@ -47,7 +48,11 @@ def reach() -> Iterator[Reach]:
         def reach(address: str) -> SoftwareTransport:
             parsed = parse_address(address)
             options = sort_options(
-                parsed, {}, transport_options=OPTIONS, driver_options={}
+                parsed,
+                {},
+                transport_options=OPTIONS,
+                driver_options={},
+                device_type=BLOCK_DEVICE_TYPE,
             ).transport
             transport = connect(parsed, options)
             assert isinstance(transport, SoftwareTransport)

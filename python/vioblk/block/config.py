@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from vioblk.block.features import BlockFeature as Bit
 from vioblk.block.request import SECTOR_BYTES
 from vioblk.config_space import ConfigField
-from vioblk.features import BlockFeature as Bit
 
 CAPACITY: Final = ConfigField("capacity", 0x00, 8)
 WRITEBACK: Final = ConfigField(

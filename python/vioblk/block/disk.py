@@ -16,6 +16,7 @@ from vioblk.block.check import check_range, check_supported, check_writable
 from vioblk.block.config import WRITEBACK, BlockConfig, Geometry, Topology
 from vioblk.block.deadline import checked_timeout, queue_timeout
 from vioblk.block.driver import CLOSING, BlockDriver, QueueOptions, store_writeback
+from vioblk.block.features import BlockFeature
 from vioblk.block.info import DiskInfo, QueueInfo
 from vioblk.block.limits import DiskLimits
 from vioblk.block.queue import RequestQueue
@@ -32,7 +33,6 @@ from vioblk.errors import (
     TransportError,
     UnsupportedError,
 )
-from vioblk.features import BlockFeature
 from vioblk.status import DeviceState
 from vioblk.transport.base import Transport
 from vioblk.wording import counted

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 from vioblk._native import BlockLimits, BlockQueue, Gate
 from vioblk.block.config import WRITEBACK, BlockConfig, read_block_config
 from vioblk.block.deadline import Deadline
+from vioblk.block.features import BLOCK_DEVICE_TYPE, BlockFeature
 from vioblk.block.limits import DiskLimits, RequestFeatures, disk_limits, queue_limits
 from vioblk.block.queue import RequestQueue
 from vioblk.block.request import COMPLETION_RECORD
 from vioblk.device import VirtioDevice
 from vioblk.driver import QueueHandle, QueueParts
 from vioblk.errors import NegotiationError, ProtocolError, VioblkError
-from vioblk.features import BLOCK_DEVICE_TYPE, RING, BlockFeature, Feature, FeatureSet, Wish
+from vioblk.features import RING, Feature, FeatureSet, Wish
 
 if TYPE_CHECKING:
     from vioblk.block.reference_queue import ReferenceBlockQueue

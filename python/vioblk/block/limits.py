@@ -5,9 +5,10 @@ from typing import Final, Self
 
 from vioblk._native import BlockLimits
 from vioblk.block.config import BlockConfig
+from vioblk.block.features import BlockFeature
 from vioblk.block.request import SECTOR_BYTES, RequestType
 from vioblk.errors import NegotiationError
-from vioblk.features import BlockFeature, FeatureSet
+from vioblk.features import FeatureSet
 
 MAX_REQUEST_BYTES: Final = 1 << 20
 """Longer transfers are split even where the device states no limit, so that the parts run side

@@ -20,8 +20,9 @@ from vioblk.address import (
     parse_size,
     text,
 )
+from vioblk.block.features import BLOCK_DEVICE_TYPE, BlockFeature
 from vioblk.errors import AddressError
-from vioblk.features import BLOCK_DEVICE_TYPE, BlockFeature, Feature, FeatureSet
+from vioblk.features import Feature, FeatureSet
 from vioblk.transport.base import QueueAddresses, QueueWires, Transport
 from vioblk.transport.watch import EventWatcher
 
@@ -48,8 +49,8 @@ OPTIONS: Final[Mapping[str, Option]] = {
     "seg_max": integer(1, 32766, "the most data segments of one request; 126"),
     "max_discard_sectors": integer(1, (1 << 32) - 1, "sectors of one discard; 32768"),
     "max_write_zeroes_sectors": integer(1, (1 << 32) - 1, "sectors of one write zeroes; 32768"),
-    "offer": feature_list("features offered besides the usual ones"),
-    "withhold": feature_list("features not offered"),
+    "offer": feature_list("features offered besides the usual ones", BLOCK_DEVICE_TYPE),
+    "withhold": feature_list("features not offered", BLOCK_DEVICE_TYPE),
     "threaded": flag("off: nothing is served until `transport.device.serve()` is called; on"),
 }
 
