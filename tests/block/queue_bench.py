@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, TypeAlias
 
 from tests.ring.puppet import Part, PuppetDevice
-from vioblk._native import BlockLimits, BlockQueue, DmaSpace, Region, SoftwareDevice
+from vioblk._native import BlockLimits, BlockQueue, DmaSpace, Doorbell, Region, SoftwareDevice
 from vioblk.block.queue import RequestQueue
 from vioblk.block.reference_queue import ReferenceBlockQueue
 from vioblk.block.request import COMPLETION_RECORD, REQUEST_RECORD, RequestType
@@ -218,7 +218,7 @@ def make_device_bench(
         size,
         limits or limits_of(),
         indirect_table_size=indirect_table_size,
-        kick_fd=device.kick_fd(0),
+        doorbell=Doorbell.eventfd(device.kick_fd(0)),
         interrupt_fd=device.interrupt_fd(0),
     )
     address, layout = ring_region.device_address, queue.layout

@@ -89,7 +89,7 @@ class ScriptedBackEnd:
         slots: int = 32,
         config: bytes = bytes(range(60)),
         answers: Mapping[int, Answer] | None = None,
-        error_fds: list[int] | None = None,
+        kept_fds: Mapping[int, list[int]] | None = None,
     ) -> None:
         self.path = path
         self.features = features
@@ -98,8 +98,8 @@ class ScriptedBackEnd:
         self.slots = slots
         self.config = config
         self.answers = dict(answers or {})
-        self.error_fds = error_fds
-        """Where the descriptors of SET_VRING_ERR go, if a test wants them; it closes them."""
+        self.kept_fds = dict(kept_fds or {})
+        """Where the descriptors of a request go, if a test wants them; it closes them."""
         self.messages: list[Message] = []
         self.status = 0
         self.bases: dict[int, int] = {}
@@ -170,8 +170,8 @@ class ScriptedBackEnd:
             if request == SET_BACKEND_REQ_FD:
                 self.channel = socket.socket(fileno=fd)
                 self.channel.settimeout(TIMEOUT_S)
-            elif request == SET_VRING_ERR and self.error_fds is not None:
-                self.error_fds.append(fd)
+            elif request in self.kept_fds:
+                self.kept_fds[request].append(fd)
             else:
                 os.close(fd)
 

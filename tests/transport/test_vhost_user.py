@@ -537,10 +537,11 @@ def test_a_queue_is_handed_over_in_the_order_of_the_protocol(path: Path) -> None
             struct.pack("=II", 1, 1),
         ]
         assert [message.fd_count for message in messages[:-1]] == [0, 0, 0, 1, 1, 1, 0]
-        for fd in wires:
-            assert fd is not None
-            assert not os.get_inheritable(fd)
-            assert not os.get_blocking(fd)
+        assert wires.doorbell is not None
+        assert wires.interrupt_fd is not None
+        assert not os.get_inheritable(wires.interrupt_fd)
+        assert not os.get_blocking(wires.interrupt_fd)
+        del wires  # a doorbell has a descriptor of its own
 
 
 @pytest.mark.parametrize("size", [0, 3, 100, 2048, -8])
@@ -601,18 +602,24 @@ def test_a_reset_does_not_stop_a_queue_that_the_back_end_never_got(path: Path) -
 def test_a_queue_is_sent_its_descriptors_again_after_a_reset_and_keeps_its_wires(
     path: Path,
 ) -> None:
-    with reached(path) as (transport, back_end):
+    kick_fds: list[int] = []
+    with reached(path, kept_fds={wire.SET_VRING_KICK: kick_fds}) as (transport, back_end):
         ring = ring_at(transport.map_memory(1 << 16).device_address)
         wires = transport.enable_queue(0, ring)
-        assert wires.kick_fd is not None
-        os.eventfd_write(wires.kick_fd, 1)
+        assert wires.doorbell is not None
+        wires.doorbell.ring()
+        assert os.eventfd_read(kick_fds[0]) == 1
+        wires.doorbell.ring()
         transport.write_status(0)
         assert transport.read_status() == 0
         assert transport.enable_queue(0, ring) == wires
+        del wires  # a doorbell has a descriptor of its own
         with pytest.raises(BlockingIOError):  # No notification from before is left in it.
-            os.eventfd_read(wires.kick_fd)
+            os.eventfd_read(kick_fds[0])
         for request in (wire.SET_VRING_CALL, wire.SET_VRING_KICK, wire.SET_VRING_ERR):
             assert [message.fd_count for message in back_end.sent(request)] == [1, 1]
+        for fd in kick_fds:
+            os.close(fd)
 
 
 # Status and reset
@@ -648,7 +655,7 @@ def test_a_status_of_the_back_ends_own_is_used(path: Path) -> None:
 
 def test_an_error_that_the_back_end_signals_asks_for_a_reset(path: Path) -> None:
     error_fds: list[int] = []
-    with reached(path, error_fds=error_fds) as (transport, _):
+    with reached(path, kept_fds={wire.SET_VRING_ERR: error_fds}) as (transport, _):
         ring = ring_at(transport.map_memory(1 << 16).device_address)
         transport.enable_queue(0, ring)
         transport.write_status(15)

@@ -225,7 +225,7 @@ class BlockDriver:
             indirect_table_size=parts.indirect_table_size,
             event_idx=parts.event_idx,
             strict=self.options.strict,
-            kick_fd=parts.wires.kick_fd,
+            doorbell=parts.wires.doorbell,
             interrupt_fd=parts.wires.interrupt_fd,
             hangup_fd=parts.hangup_fd,
         )

@@ -32,7 +32,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from vioblk._native import BlockLimits, DmaSpace, Region
+from vioblk._native import BlockLimits, DmaSpace, Doorbell, Region
 from vioblk.block.reference_records import CheckedRequest, check_requests, record_count
 from vioblk.block.request import (
     COMPLETION_RECORD,
@@ -48,6 +48,7 @@ from vioblk.errors import (
     QueueBroken,
     QueueFull,
     RequestTimeoutError,
+    StateError,
 )
 from vioblk.ring import Chain, Completion, Segment
 from vioblk.ring.reference import SplitLayout, SplitQueue
@@ -169,7 +170,7 @@ class ReferenceBlockQueue:
         indirect_table_size: int = 0,
         event_idx: bool = False,
         strict: bool = False,
-        kick_fd: int | None = None,
+        doorbell: Doorbell | None = None,
         interrupt_fd: int | None = None,
         hangup_fd: int | None = None,
     ) -> None:
@@ -178,7 +179,7 @@ class ReferenceBlockQueue:
                 "the pure-Python queue cannot use EVENT_IDX, which needs a fence;"
                 " negotiate without it"
             )
-        if kick_fd is not None and platform.machine() != "x86_64":
+        if doorbell is not None and platform.machine() != "x86_64":
             raise NotImplementedError(
                 f"the pure-Python queue relies on the store order of x86-64, this is"
                 f" {platform.machine()}; use the native queue"
@@ -198,7 +199,7 @@ class ReferenceBlockQueue:
         if size < _SIZE_MIN:
             raise ValueError(f"queue size {size} is too small: a request needs 3 descriptors")
         self._legacy: Final = legacy_align is not None
-        self._kick_fd: Final = None if kick_fd is None else _duplicate(self, kick_fd)
+        self._doorbell: Final = doorbell
         self._kick_count = 0
         self._kick_wanted = False
         self._wakeups: Final = _Wakeups(interrupt_fd, hangup_fd)
@@ -435,10 +436,15 @@ class ReferenceBlockQueue:
     def _notify(self) -> None:
         """Always: whether the device wants it cannot be told without a fence."""
         self._kick_count += 1
-        if self._kick_fd is None:
+        if self._doorbell is None:
             self._kick_wanted = True
-        else:
-            os.eventfd_write(self._kick_fd, 1)
+            return
+        try:
+            self._doorbell.ring(self._ring.available_index)
+        except (OSError, StateError) as error:
+            # What was published stays published, so this is the end of the queue.
+            self._gone = self._gone or f"the device cannot be notified: {error}"
+            self._wake_sleepers()
 
     def _reap(self) -> int:
         """Take back what the device has used, for whoever waits for it; how many there were."""

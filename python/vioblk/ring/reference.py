@@ -184,6 +184,11 @@ class SplitQueue:
         return self._broken
 
     @property
+    def available_index(self) -> int:
+        """Where the next chain is made available, in the ring without end (16 bits)."""
+        return self._published_index
+
+    @property
     def next_head(self) -> int:
         """The head that the next `push` will return, if it succeeds."""
         return self._free_head

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from vioblk._native import DmaSpace, SoftwareDevice
+from vioblk._native import DmaSpace, Doorbell, SoftwareDevice
 from vioblk._native import Mapping as DmaMapping
 from vioblk.address import (
     Address,
@@ -134,7 +134,8 @@ class SoftwareTransport(Transport):
     def enable_queue(self, index: int, addresses: QueueAddresses) -> QueueWires:
         """Tell the device where queue `index` lies, and enable it."""
         self.device.enable_queue(index, *addresses)
-        return QueueWires(self.device.kick_fd(index), self.device.interrupt_fd(index))
+        doorbell = Doorbell.eventfd(self.device.kick_fd(index))
+        return QueueWires(doorbell, self.device.interrupt_fd(index))
 
     def on_config_change(self, callback: Callable[[], None] | None) -> None:
         """Call `callback` after each configuration change notification, on a thread for it."""

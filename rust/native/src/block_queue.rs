@@ -11,6 +11,7 @@ use vring::request::{Completion, Limits, Request, RequestError};
 use vring::{NewQueueError, QueueError, SplitOptions, Wires};
 
 use crate::bytes::RecordBuffer;
+use crate::doorbell::Doorbell;
 use crate::errors;
 use crate::memory::{DmaSpace, Region};
 use crate::split_queue::{SplitLayout, layout_of};
@@ -195,7 +196,7 @@ impl BlockQueue {
     #[new]
     #[pyo3(signature = (
         space, ring, slots, size, limits, *, legacy_align=None, indirect_table_size=0,
-        event_idx=false, strict=false, kick_fd=None, interrupt_fd=None, hangup_fd=None
+        event_idx=false, strict=false, doorbell=None, interrupt_fd=None, hangup_fd=None
     ))]
     #[allow(clippy::too_many_arguments)] // keywords, in Python
     fn new(
@@ -208,7 +209,7 @@ impl BlockQueue {
         indirect_table_size: i64,
         event_idx: bool,
         strict: bool,
-        kick_fd: Option<i32>,
+        doorbell: Option<&Doorbell>,
         interrupt_fd: Option<i32>,
         hangup_fd: Option<i32>,
     ) -> PyResult<Self> {
@@ -218,7 +219,7 @@ impl BlockQueue {
         let ring = vring::SplitQueue::new(ring.claim()?, layout, options)
             .map_err(|error| PyValueError::new_err(error.to_string()))?;
         let wires = Wires {
-            kick: duplicate(kick_fd)?,
+            doorbell: doorbell.map(Doorbell::shared).unwrap_or_default(),
             interrupt: duplicate(interrupt_fd)?,
             hangup: duplicate(hangup_fd)?,
         };

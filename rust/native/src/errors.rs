@@ -3,7 +3,7 @@
 use pyo3::exceptions::{PyBufferError, PyImportError, PyMemoryError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyType;
-use shm::SpaceError;
+use shm::{DoorbellError, RegisterError, SpaceError};
 use vring::{Broken, PushError};
 
 /// An exception of `vioblk.errors`, by name.
@@ -29,6 +29,23 @@ pub(crate) fn of_space(error: SpaceError) -> PyErr {
         | SpaceError::NoHandle => PyBufferError::new_err(error.to_string()),
         SpaceError::Forked => Python::attach(forked),
         SpaceError::Io(error) => error.into(),
+    }
+}
+
+pub(crate) fn of_register(py: Python<'_>, error: RegisterError) -> PyErr {
+    match error {
+        RegisterError::Misplaced { .. } | RegisterError::TooLarge { .. } => {
+            PyValueError::new_err(error.to_string())
+        }
+        RegisterError::Closed(why) => named(py, "StateError", why),
+        RegisterError::Forked => forked(py),
+    }
+}
+
+pub(crate) fn of_doorbell(py: Python<'_>, error: DoorbellError) -> PyErr {
+    match error {
+        DoorbellError::Io(error) => error.into(),
+        DoorbellError::Register(error) => of_register(py, error),
     }
 }
 

@@ -5,11 +5,14 @@
 
 #![deny(unsafe_code)]
 
+mod arguments;
 mod block_queue;
 mod bytes;
+mod doorbell;
 mod errors;
 mod gate;
 mod memory;
+mod mmio;
 mod software;
 mod split_queue;
 
@@ -24,6 +27,8 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<memory::Mapping>()?;
     module.add_class::<memory::Region>()?;
     module.add_class::<memory::DmaSpace>()?;
+    module.add_class::<mmio::MmioWindow>()?;
+    module.add_class::<doorbell::Doorbell>()?;
     module.add_class::<split_queue::SplitLayout>()?;
     module.add_class::<split_queue::SplitQueue>()?;
     module.add_class::<block_queue::BlockLimits>()?;

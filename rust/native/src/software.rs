@@ -2,11 +2,12 @@
 
 use std::path::PathBuf;
 
-use pyo3::exceptions::{PyOSError, PyTypeError, PyValueError};
+use pyo3::exceptions::{PyOSError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 use softdev::{Device, DeviceError, DeviceOptions, Fault, QueueSetup};
 
+use crate::arguments::within;
 use crate::errors;
 use crate::memory::DmaSpace;
 
@@ -42,24 +43,6 @@ fn of_device(py: Python<'_>, error: DeviceError) -> PyErr {
         DeviceError::Busy(why) => PyOSError::new_err((EBUSY, why)),
         DeviceError::Io(error) => error.into(),
     }
-}
-
-/// An integer argument in the range of its field: ValueError, not OverflowError, if it is not.
-fn within<T>(name: &str, value: &Bound<'_, PyAny>) -> PyResult<T>
-where
-    T: TryFrom<i128>,
-{
-    let integer = value.extract::<i128>().map_err(|error| {
-        if error.is_instance_of::<PyTypeError>(value.py()) {
-            PyTypeError::new_err(format!("{name} must be an integer, not {value}"))
-        } else {
-            PyValueError::new_err(format!("{name} is {value}, out of range"))
-        }
-    })?;
-    T::try_from(integer).map_err(|_| {
-        let bits = 8 * size_of::<T>();
-        PyValueError::new_err(format!("{name} is {integer}, not from 0 to 2^{bits} - 1"))
-    })
 }
 
 impl SoftwareDevice {

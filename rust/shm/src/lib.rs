@@ -33,7 +33,9 @@ mod record;
 mod space;
 mod span;
 
-pub use doorbell::Doorbell;
+#[cfg(not(loom))]
+pub use doorbell::FileDoorbell;
+pub use doorbell::{Doorbell, DoorbellError, MmioDoorbell, Notification};
 pub use error::{OutOfBounds, SpaceError};
 pub use eventfd::EventFd;
 #[cfg(not(loom))]

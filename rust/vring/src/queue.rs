@@ -11,7 +11,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use shm::{Claim, DmaSpace, Doorbell, EventFd, Poller, Ready, Watch};
@@ -32,12 +32,12 @@ const INTERRUPT: u64 = 0;
 const HANG_UP: u64 = 1;
 const WAKE: u64 = 2;
 
-/// How a queue reaches its device. `None` where that is left to the owner.
+/// How a queue reaches its device.
 #[derive(Debug, Default)]
 pub struct Wires {
-    /// Signalled to notify the device.
-    pub kick: Option<OwnedFd>,
-    /// Signalled by the device; never read.
+    /// Notifies the device.
+    pub doorbell: Arc<Doorbell>,
+    /// Signalled by the device; never read. `None`: the ring is looked at instead.
     pub interrupt: Option<OwnedFd>,
     /// Hangs up when the device has gone.
     pub hangup: Option<OwnedFd>,
@@ -48,7 +48,6 @@ pub struct Wires {
 pub struct BlockQueue {
     state: Mutex<State>,
     turn: Condvar,
-    doorbell: Doorbell,
     /// Where the waiter sits.
     poller: Poller,
     /// What the owner's event loop watches. One of its own, as a wait takes edges away.
@@ -58,8 +57,8 @@ pub struct BlockQueue {
     /// Wakes the owner's event loop: a waiter reaped what is the loop's.
     handed_over: EventFd,
     layout: SplitLayout,
-    /// Watched by the pollers, which do not own them.
-    _watched: Wires,
+    /// The pollers watch some of these, and do not own them.
+    wires: Wires,
 }
 
 /// A batch that was begun; its owner brings it to its end with [`BlockQueue::finish`], or gives
@@ -84,7 +83,7 @@ impl BlockQueue {
         slots: Claim,
         limits: Limits,
         legacy: bool,
-        mut wires: Wires,
+        wires: Wires,
     ) -> Result<Self, NewQueueError> {
         let (poller, watch) = (Poller::new()?, Poller::new()?);
         let (wake, handed_over) = (EventFd::new()?, EventFd::new()?);
@@ -98,7 +97,6 @@ impl BlockQueue {
                 poller.add(fd, HANG_UP, Watch::HangUp)?;
             }
         }
-        let kick = wires.kick.take().map(EventFd::from_fd);
         let layout = *ring.layout();
         ring.disarm();
         let state = State {
@@ -117,13 +115,12 @@ impl BlockQueue {
         Ok(Self {
             state: Mutex::new(state),
             turn: Condvar::new(),
-            doorbell: kick.map_or(Doorbell::None, Doorbell::EventFd),
             poller,
             watch,
             wake,
             handed_over,
             layout,
-            _watched: wires,
+            wires,
         })
     }
 
@@ -191,7 +188,7 @@ impl BlockQueue {
             return;
         }
         state.kick_count += 1;
-        match self.doorbell.ring() {
+        match self.wires.doorbell.ring(state.slots.ring().available_index()) {
             Ok(rung) => state.kick_due |= !rung,
             Err(error) => {
                 state.give_up(format!("the device cannot be notified: {error}"));

@@ -192,6 +192,12 @@ impl SplitQueue {
         self.broken
     }
 
+    /// The available index: where the next chain is made available, in the ring without end.
+    #[inline]
+    pub fn available_index(&self) -> u16 {
+        self.published as u16
+    }
+
     /// Whether the device may look at the ring: something was published since it was made, or
     /// since the last `reclaim`.
     pub fn is_live(&self) -> bool {

@@ -24,7 +24,7 @@ fn owner_rings() {
         assert_eq!(descriptors.load(0).len, 5);
     });
     descriptors.store(0, Descriptor { len: 5, ..Descriptor::default() });
-    assert!(!Doorbell::None.ring().unwrap());
+    assert!(!Doorbell::None.ring(1).unwrap());
     bell.signal().unwrap();
     device.join().unwrap();
 }

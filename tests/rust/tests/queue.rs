@@ -5,11 +5,12 @@
 use std::collections::VecDeque;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::thread::{self, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
-use shm::{DmaSpace, EventFd, Region, UsedElement, Words};
+use shm::{DmaSpace, Doorbell, EventFd, Region, UsedElement, Words};
 use softdev::ring::{Chain, DeviceRing, RingAddresses, RingFeatures};
 use softdev::{AddressMap, Segment};
 use vring::request::{Completion, Limits, Request, RequestError, kind};
@@ -151,7 +152,7 @@ impl Rig {
         let (kick, interrupt) = (EventFd::new().unwrap(), EventFd::new().unwrap());
         let (connection, ours) = UnixStream::pair().unwrap();
         let wires = Wires {
-            kick: descriptor_of(&kick),
+            doorbell: Arc::new(Doorbell::EventFd(kick)),
             interrupt: descriptor_of(&interrupt),
             hangup: Some(ours.into()),
         };

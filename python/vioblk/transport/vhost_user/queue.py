@@ -6,6 +6,7 @@ import select
 import weakref
 from typing import Final
 
+from vioblk._native import Doorbell
 from vioblk.errors import ProtocolError
 from vioblk.transport.base import QueueAddresses, QueueWires
 from vioblk.transport.vhost_user.connection import Connection
@@ -30,6 +31,7 @@ class VhostUserQueue:
         self._addresses: QueueAddresses | None = None
         with contextlib.ExitStack() as fds:
             self._kick_fd = _eventfd(fds)
+            self._doorbell: Doorbell | None = Doorbell.eventfd(self._kick_fd)
             self._call_fd = _eventfd(fds)
             self._error_fd = _eventfd(fds)
             self._free = weakref.finalize(self, fds.pop_all().close)
@@ -67,7 +69,7 @@ class VhostUserQueue:
         connection.tell(Request.SET_VRING_ENABLE, VRING_STATE.pack(index, 1))
         # A back end may acknowledge a message that it gives up on, and then hang up.
         connection.sync(Request.SET_VRING_ENABLE)
-        return QueueWires(kick_fd=self._kick_fd, interrupt_fd=self._call_fd)
+        return QueueWires(self._doorbell, self._call_fd)
 
     def drained(self) -> bool:
         """Whether every chain that was made available has come back."""
@@ -100,6 +102,7 @@ class VhostUserQueue:
 
     def close(self) -> None:
         """Free the eventfds. Idempotent."""
+        self._doorbell = None  # it has a descriptor of its own
         self._free()
 
     def _indices(self) -> tuple[int, int]:
