@@ -15,6 +15,7 @@ from tests.clauses.table import clause_table
 from vioblk.block.features import BLOCK_DEVICE_TYPE, BlockFeature
 from vioblk.errors import NegotiationError
 from vioblk.features import (
+    LEGACY_ONLY,
     NOT_SUPPORTED,
     PREREQUISITES,
     RING,
@@ -44,6 +45,7 @@ def run(
     transport_features: Iterable[int] = (),
     force_on: Iterable[int] = (),
     force_off: Iterable[int] = (),
+    legacy: bool = False,
 ) -> Negotiation:
     return negotiate(
         block_features(offered),
@@ -51,6 +53,7 @@ def run(
         transport_features=frozenset(transport_features),
         force_on=frozenset(force_on),
         force_off=frozenset(force_off),
+        legacy=legacy,
     )
 
 
@@ -62,16 +65,22 @@ def reason(negotiation: Negotiation, bit: int) -> str:
     return next(each.reason for each in negotiation.decisions if each.bit == bit)
 
 
-def never_accepted(bit: int) -> None:
+def never_accepted(bit: int, *, legacy: bool = False) -> None:
     """Neither by a driver that wants everything, nor on a transport that knows everything, nor
     when it is forced on."""
     greedy = Wish(wanted=EVERY_BIT, ring_features=EVERY_BIT)
     for transport_features in (frozenset[int](), EVERY_BIT):
-        negotiation = run(EVERY_BIT, greedy, transport_features=transport_features)
+        negotiation = run(EVERY_BIT, greedy, transport_features=transport_features, legacy=legacy)
         assert bit in negotiation.offered
         assert bit not in negotiation.accepted
         with pytest.raises(NegotiationError, match=feature_name(bit, BLOCK_DEVICE_TYPE)):
-            run(EVERY_BIT, greedy, transport_features=transport_features, force_on={bit})
+            run(
+                EVERY_BIT,
+                greedy,
+                transport_features=transport_features,
+                force_on={bit},
+                legacy=legacy,
+            )
 
 
 def ids_with(*prefixes: str) -> list[str]:
@@ -245,8 +254,9 @@ def test_bits_of_other_device_types_count_as_not_offered(offered: frozenset[int]
 
 
 @clause("RSVD-LEG-02")
-def test_bit_30_is_never_accepted() -> None:
-    never_accepted(30)
+@pytest.mark.parametrize("legacy", [False, True])
+def test_bit_30_is_never_accepted(legacy: bool) -> None:
+    never_accepted(30, legacy=legacy)
 
 
 @pytest.mark.parametrize(
@@ -284,8 +294,15 @@ def test_version_1_is_accepted_whenever_it_is_offered(offered: frozenset[int]) -
 @clause("RSVD-02")
 @given(bits)
 def test_a_device_without_version_1_is_refused(offered: frozenset[int]) -> None:
-    with pytest.raises(NegotiationError, match=r"version_1 is required but is not offered.*legacy"):
+    with pytest.raises(NegotiationError, match=r"version_1 is required but is not offered"):
         run(offered - MODERN)
+
+
+@clause("FEAT-LEG-01")
+def test_a_device_without_version_1_is_said_to_be_a_legacy_one() -> None:
+    with pytest.raises(NegotiationError, match=r"a legacy device; .*interface=legacy"):
+        run({BlockFeature.FLUSH})
+    assert run({BlockFeature.FLUSH}, legacy=True).accepted == frozenset()
 
 
 def test_version_1_cannot_be_forced_off() -> None:
@@ -366,6 +383,51 @@ def test_the_negotiation_of_another_device_type_leaves_block_features_alone() ->
     assert reason(negotiation, 9) == "not defined for this type of device"
 
 
+# The legacy interface
+
+
+@clause("RSVD-LEG-01")
+@given(bits)
+def test_any_layout_is_accepted_on_the_legacy_interface_when_it_is_offered(
+    offered: frozenset[int],
+) -> None:
+    accepted = run(offered, legacy=True).accepted
+    assert (Feature.ANY_LAYOUT in accepted) == (Feature.ANY_LAYOUT in offered)
+
+
+@clause("FEAT-LEG-02")
+@given(bits, bits)
+def test_the_legacy_interface_has_no_more_than_32_features(
+    offered: frozenset[int], wanted: frozenset[int]
+) -> None:
+    wish = Wish(wanted=wanted, ring_features=EVERY_BIT)
+    negotiation = run(offered, wish, transport_features=EVERY_BIT, legacy=True)
+    assert all(bit < 32 for bit in negotiation.usable | negotiation.accepted)
+    for bit in offered:
+        if bit >= 32:
+            assert reason(negotiation, bit) == "the legacy interface has features 0 to 31 only"
+
+
+def test_version_1_can_be_neither_required_nor_forced_on_the_legacy_interface() -> None:
+    assert run({BlockFeature.FLUSH} | RING, legacy=True).accepted == RING
+    with pytest.raises(NegotiationError, match=r"version_1 is forced on .* 0 to 31 only"):
+        run(RING, force_on=MODERN, legacy=True)
+    with pytest.raises(NegotiationError, match=r"version_1 is forced on .* 0 to 31 only"):
+        run(MODERN | RING, force_on=MODERN, legacy=True)
+
+
+@pytest.mark.parametrize("bit", [BlockFeature.BARRIER, BlockFeature.SCSI, Feature.NOTIFY_ON_EMPTY])
+def test_what_only_the_legacy_interface_has_means_something_there(bit: int) -> None:
+    negotiation = run({bit}, legacy=True)
+    assert bit in negotiation.usable
+    assert bit not in negotiation.accepted
+
+
+def test_the_legacy_interface_is_optional_and_its_choice_is_recorded() -> None:
+    assert run(RING, legacy=True).legacy
+    assert not run(MODERN | RING).legacy
+
+
 # Features that are never accepted, and what therefore has nothing to act on
 
 
@@ -411,5 +473,6 @@ def test_notif_config_data_is_never_accepted() -> None:
 
 @pytest.mark.parametrize("bit", sorted(NOT_SUPPORTED))
 def test_what_is_not_supported_says_why(bit: int) -> None:
-    negotiation = run(MODERN | {bit}, transport_features=EVERY_BIT)
+    legacy = bit in LEGACY_ONLY
+    negotiation = run(MODERN | {bit}, transport_features=EVERY_BIT, legacy=legacy)
     assert reason(negotiation, bit) == NOT_SUPPORTED[bit]

@@ -120,6 +120,11 @@ class VirtioDevice:
         """What was offered, wanted, forced and accepted, and why; None before."""
         return self._negotiation
 
+    @property
+    def legacy(self) -> bool:
+        """Whether the device is driven through the legacy interface: the transport decides."""
+        return self.transport.legacy_align is not None
+
     def has(self, bit: int) -> bool:
         """Whether feature `bit` was accepted."""
         return bit in self.accepted
@@ -142,7 +147,8 @@ class VirtioDevice:
         timeout_s: float = TIMEOUT_S,
     ) -> None:
         """Bring the device to life with `driver`, from the reset to DRIVER_OK
-        (VIRTIO 1.4, 3.1.1 Driver Requirements: Device Initialization).
+        (VIRTIO 1.4, 3.1.1 Driver Requirements: Device Initialization; on the legacy interface
+        without FEATURES_OK, 3.1.2 Legacy Interface: Device Initialization).
 
         Raises NegotiationError, ResetTimeoutError, TransportError, or what the driver raises;
         then the device is FAILED, and says so in its status.
@@ -190,18 +196,23 @@ class VirtioDevice:
         self._offered = FeatureSet.from_mask(
             transport.read_features(), device_type=transport.device_type
         )
-        usable = usable_features(self._offered, transport.transport_features)
+        usable = usable_features(self._offered, transport.transport_features, legacy=self.legacy)
         self._negotiation = negotiate(
             self._offered,
             driver.wish(usable),
             transport_features=transport.transport_features,
             force_on=force_on,
             force_off=force_off,
+            legacy=self.legacy,
         )
 
     def _confirm_features(self) -> None:
         """Write the choice, set FEATURES_OK, and see whether the device left it set."""
         self.transport.write_features(self.accepted.mask)
+        if self.legacy:
+            # It has no such bit: what is written is settled, and the device has no say.
+            self._state = DeviceState.FEATURES_OK
+            return
         self._advance(Status.FEATURES_OK, DeviceState.FEATURES_OK)
         if not self._read_status() & Status.FEATURES_OK:
             # It is off now, and must not come back on with the next write.
@@ -256,9 +267,12 @@ class VirtioDevice:
 
         Allocates the ring and makes it known to the device now. `build` is called once the
         device is live: an object that can notify does not exist before DRIVER_OK (VIRTIO 1.4,
-        3.1.1). `size` must be a power of two and at most `queue_size_max(index)`.
+        3.1.1). `size` must be a power of two and at most `queue_size_max(index)`; on the legacy
+        interface it must be that very number, as the device cannot be told another (VIRTIO 1.4,
+        2.7.2 Legacy Interfaces: A Note on Virtqueue Layout).
         `indirect_table_size` counts as 0 where INDIRECT_DESC was not accepted.
-        Raises ValueError, MemoryError, TransportError.
+        Raises ValueError, MemoryError, ProtocolError for a size that is the device's and
+        impossible, TransportError.
         """
         transport = self.transport
         self._check_queue(index, size)
@@ -303,7 +317,18 @@ class VirtioDevice:
             raise ValueError(f"there is no queue {index}: the device has {queue_count}")
         if index in self._queues:
             raise ValueError(f"queue {index} has been set up already")
-        size_max = min(self.transport.queue_size_max(index), QUEUE_SIZE_MAX)
+        stated = self.transport.queue_size_max(index)
+        if self.legacy and size != stated:
+            raise ValueError(
+                f"queue {index} has {stated} descriptors, and not {size}: on the legacy "
+                "interface the device alone decides"
+            )
+        if self.legacy and (size > QUEUE_SIZE_MAX or size & (size - 1)):
+            raise ProtocolError(
+                f"queue {index} has {size} descriptors, the device says, but a ring has a power "
+                f"of two up to {QUEUE_SIZE_MAX}"
+            )
+        size_max = min(stated, QUEUE_SIZE_MAX)
         if not 1 <= size <= size_max or size & (size - 1):
             raise ValueError(
                 f"queue {index} cannot have {size} descriptors: a power of two from 1 to "

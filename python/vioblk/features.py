@@ -36,6 +36,12 @@ class Feature(IntEnum):
 LEGACY_ONLY: Final = frozenset({Feature.NOTIFY_ON_EMPTY, Feature.ANY_LAYOUT})
 """They mean something only on the legacy interface (VIRTIO 1.4, 6.3)."""
 
+LEGACY_BIT_MAX: Final = 31
+"""The legacy interface has no more feature bits (VIRTIO 1.4, 2.2.3 Legacy Interface: A Note on
+Feature Bits)."""
+
+ONLY_32_BITS: Final = f"the legacy interface has features 0 to {LEGACY_BIT_MAX} only"
+
 QEMU_PROBE_BIT: Final = 30
 """Never to be negotiated (VIRTIO 1.4, 6.3 Legacy Interface: Reserved Feature Bits)."""
 
@@ -52,6 +58,7 @@ RING: Final = frozenset({Feature.INDIRECT_DESC, Feature.EVENT_IDX})
 
 NOT_SUPPORTED: Final[Mapping[int, str]] = MappingProxyType(
     {
+        Feature.NOTIFY_ON_EMPTY: "this driver asks for the notifications that it needs",
         Feature.RING_PACKED: "no packed ring in this driver yet; the split ring is used",
         Feature.IN_ORDER: "no in-order ring in this driver yet",
         Feature.SR_IOV: "virtual functions are not managed here",
@@ -199,6 +206,8 @@ class Negotiation:
 
     offered: FeatureSet
     """All that the device offered, as read."""
+    legacy: bool
+    """Whether it took place on the legacy interface."""
     usable: FeatureSet
     """Those of them that mean something for this device type on this transport."""
     wanted: FeatureSet
@@ -225,11 +234,15 @@ def feature_bits(device_type: int = NO_DEVICE_TYPE) -> dict[str, int]:
     return names | {alias: names[name] for alias, name in _ALIASES.items() if name in names}
 
 
-def why_unusable(bit: int, device_type: int, transport_features: frozenset[int]) -> str | None:
+def why_unusable(
+    bit: int, device_type: int, transport_features: frozenset[int], *, legacy: bool = False
+) -> str | None:
     """Why an offered bit counts as not offered (VIRTIO 1.4, 2.2.1 Driver Requirements: Feature
-    Bits); None if it means something for this device type on this transport.
+    Bits); None if it means something for this device type on this transport and interface.
     """
-    if bit in LEGACY_ONLY | type_features(device_type).legacy_only:
+    if legacy and bit > LEGACY_BIT_MAX:
+        return ONLY_32_BITS
+    if not legacy and bit in LEGACY_ONLY | type_features(device_type).legacy_only:
         return "means something on the legacy interface only"
     if bit == QEMU_PROBE_BIT:
         return "not to be negotiated: a probe for broken drivers, or the transport's own"
@@ -242,11 +255,16 @@ def why_unusable(bit: int, device_type: int, transport_features: frozenset[int])
     return "reserved, or not defined by VIRTIO 1.4"
 
 
-def usable_features(offered: FeatureSet, transport_features: frozenset[int]) -> FeatureSet:
+def usable_features(
+    offered: FeatureSet, transport_features: frozenset[int], *, legacy: bool = False
+) -> FeatureSet:
     """Those bits of `offered` that do not count as not offered."""
-    device_type = offered.device_type
-    bits = (bit for bit in offered if not why_unusable(bit, device_type, transport_features))
-    return FeatureSet(bits, device_type=device_type)
+
+    def is_usable(bit: int) -> bool:
+        reason = why_unusable(bit, offered.device_type, transport_features, legacy=legacy)
+        return reason is None
+
+    return FeatureSet(filter(is_usable, offered), device_type=offered.device_type)
 
 
 class _Chooser:
@@ -258,11 +276,13 @@ class _Chooser:
         wish: Wish,
         transport_features: frozenset[int],
         force_off: frozenset[int],
+        legacy: bool,
     ) -> None:
         self._device_type = device_type
         self._wish = wish
         self._transport_features = transport_features
         self._force_off = force_off
+        self._legacy = legacy
 
     def decide(self, bit: int) -> Decision:
         """What becomes of `bit`, which is offered."""
@@ -270,7 +290,9 @@ class _Chooser:
         return Decision(bit, feature_name(bit, self._device_type), verdict, reason)
 
     def _judge(self, bit: int) -> tuple[Verdict, str]:
-        meaningless = why_unusable(bit, self._device_type, self._transport_features)
+        meaningless = why_unusable(
+            bit, self._device_type, self._transport_features, legacy=self._legacy
+        )
         if meaningless is not None:
             return Verdict.IGNORED, meaningless
         if bit in self._force_off:
@@ -279,6 +301,8 @@ class _Chooser:
             return Verdict.DECLINED, NOT_SUPPORTED[bit]
         if bit == Feature.VERSION_1:
             return Verdict.ACCEPTED, "the modern interface; nothing works without it"
+        if bit == Feature.ANY_LAYOUT:
+            return Verdict.ACCEPTED, "requests may be laid out in any way, this driver's included"
         if bit in PLATFORM:
             return self._judge_platform(bit)
         if bit in RING:
@@ -335,8 +359,13 @@ def _refuse_impossible(negotiation: Negotiation) -> None:
         why_needed = "is forced on" if bit in negotiation.forced_on else "is required"
         if bit in decisions:
             why_not = f"cannot be accepted: {decisions[bit].reason}"
+        elif negotiation.legacy and bit > LEGACY_BIT_MAX:
+            why_not = f"cannot be accepted: {ONLY_32_BITS}"
         elif bit == Feature.VERSION_1:
-            why_not = "is not offered; this is a legacy device, which this transport does not drive"
+            why_not = (
+                "is not offered: this is a legacy device; reach it through the legacy interface "
+                "(interface=legacy, on a transport that has one)"
+            )
         else:
             why_not = f"is not offered (offered: {' '.join(negotiation.offered.names) or 'none'})"
         raise NegotiationError(
@@ -351,16 +380,19 @@ def negotiate(
     transport_features: frozenset[int] = frozenset(),
     force_on: frozenset[int] = frozenset(),
     force_off: frozenset[int] = frozenset(),
+    legacy: bool = False,
     prerequisites: Mapping[int, frozenset[int]] = PREREQUISITES,
 ) -> Negotiation:
     """Choose what to accept of `offered` (VIRTIO 1.4, 2.2 Feature Bits). A pure function.
 
     What the specification says SHOULD be accepted is accepted where this driver, its ring and the
     transport can do it. A bit that means nothing here (undefined, reserved, or foreign to the
-    transport or device type) counts as not offered. Raises NegotiationError if VERSION_1, a
-    required bit or one forced on cannot be accepted, or if a required one is forced off.
+    transport or device type) counts as not offered. On the `legacy` interface there are 32 bits,
+    some with a meaning only there, and VERSION_1 is not one of them. Raises NegotiationError if
+    VERSION_1 (on the modern interface), a required bit or one forced on cannot be accepted, or if
+    a required one is forced off.
     """
-    chooser = _Chooser(offered.device_type, wish, transport_features, force_off)
+    chooser = _Chooser(offered.device_type, wish, transport_features, force_off, legacy)
     decisions = {bit: chooser.decide(bit) for bit in offered}
     _drop_orphans(decisions, prerequisites, offered.device_type)
 
@@ -369,9 +401,10 @@ def negotiate(
 
     negotiation = Negotiation(
         offered=offered,
+        legacy=legacy,
         usable=named(b for b, d in decisions.items() if d.verdict is not Verdict.IGNORED),
         wanted=named(wish.wanted | wish.required | wish.ring_features),
-        required=named(wish.required | {Feature.VERSION_1}),
+        required=named(wish.required if legacy else wish.required | {Feature.VERSION_1}),
         forced_on=named(force_on),
         forced_off=named(force_off),
         accepted=named(b for b, d in decisions.items() if d.verdict is Verdict.ACCEPTED),

@@ -33,7 +33,8 @@ class DeviceState(Enum):
     DRIVER = auto()
     """A driver has been chosen; features are being negotiated."""
     FEATURES_OK = auto()
-    """The features are settled; the driver sets itself up."""
+    """The features are settled (on the legacy interface without that bit of the status); the
+    driver sets itself up."""
     LIVE = auto()
     NEEDS_RESET = auto()
     """It has met an error that only a reset mends."""

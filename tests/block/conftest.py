@@ -44,11 +44,13 @@ def open_recorded(ring: RingName) -> Iterator[OpenRecorded]:
         def opener(
             address: str,
             queue_count: int | None = None,
+            ring_size: int | None = None,
             writeback: bool = True,
+            transport_class: type[RecordingTransport] = RecordingTransport,
             **options: Any,
         ) -> tuple[BlockDevice, RecordingTransport]:
-            transport = recorded(address)
-            queues = QueueOptions(ring=ring, queue_count=queue_count, writeback=writeback)
+            transport = recorded(address, transport_class)
+            queues = QueueOptions(ring, queue_count, ring_size, writeback=writeback)
             disk = BlockDevice(transport, queues=queues, **options)
             return stack.enter_context(disk), transport
 

@@ -85,10 +85,12 @@ class RecordingTransport(Transport):
         self.inner.close()
 
 
-def recorded(address: str) -> RecordingTransport:
+def recorded(
+    address: str, transport_class: type[RecordingTransport] = RecordingTransport
+) -> RecordingTransport:
     """The software device at `address`, with a record of what is done with it."""
     parsed = parse_address(address)
     options = {name: OPTIONS[name].read(value) for name, value in parsed.options.items()}
     transport = connect(parsed, options)
     assert isinstance(transport, SoftwareTransport)
-    return RecordingTransport(transport)
+    return transport_class(transport)

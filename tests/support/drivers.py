@@ -99,7 +99,12 @@ class PlainDriver:
     def start(self, device: VirtioDevice) -> None:
         self._step("start", device)
         self.handles = [
-            device.add_queue(index, 8, self._build, indirect_table_size=self.indirect_table_size)
+            device.add_queue(
+                index,
+                device.queue_size_max(index) if device.legacy else 8,
+                self._build,
+                indirect_table_size=self.indirect_table_size,
+            )
             for index in range(self.queue_count)
         ]
 

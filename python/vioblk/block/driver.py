@@ -46,8 +46,8 @@ WANTED: Final = frozenset(
 """Accepted where offered. None of them is required."""
 
 DECLINED: Final[Mapping[int, str]] = {
-    BlockFeature.BARRIER: "barriers are of the legacy interface; flushes do their work",
-    BlockFeature.SCSI: "SCSI commands are of the legacy interface",
+    BlockFeature.BARRIER: "this driver orders requests by flushes, not by barriers",
+    BlockFeature.SCSI: "this driver sends no SCSI commands",
     BlockFeature.LIFETIME: "this driver does not ask for wear yet",
     BlockFeature.SECURE_ERASE: "this driver does not erase securely yet",
     BlockFeature.ZONED: "this driver does not manage zones yet",
@@ -62,7 +62,8 @@ class QueueOptions:
     queue_count: int | None = None
     """None: as many as the device has, but not more than this machine has processors."""
     ring_size: int | None = None
-    """Descriptors in each, a power of two; None: DEFAULT_RING_SIZE or what the device allows."""
+    """Descriptors in each, a power of two; None: DEFAULT_RING_SIZE or what the device allows. On
+    the legacy interface it is the device's number, and no other can be asked for."""
     strict: bool = False
     """A used length that is too large breaks the queue instead of being clamped."""
     writeback: bool = True
@@ -126,11 +127,11 @@ class BlockDriver:
         self.features = RequestFeatures.of(device.offered, device.accepted)
         self.device_queue_count = min(self.config.num_queues or 1, device.queue_count())
         count = self._queue_count()
-        size = self._ring_size(device, count)
-        self.limits = disk_limits(self.config, size)
+        sizes = [self._ring_size(device, index) for index in range(count)]
+        self.limits = disk_limits(self.config, min(sizes))
         self._handles = [
             device.add_queue(index, size, self._build, indirect_table_size=self.limits.descriptors)
-            for index in range(count)
+            for index, size in enumerate(sizes)
         ]
 
     def _set_cache(self, device: VirtioDevice) -> None:
@@ -140,7 +141,11 @@ class BlockDriver:
         not sync what is written before they were told so.
         """
         if not device.has(BlockFeature.FLUSH):
-            return  # without, CONFIG_WCE is not asked for, and the cache is writethrough
+            if device.legacy and device.has(BlockFeature.CONFIG_WCE):
+                # There are legacy devices that keep their cache volatile all the same (VIRTIO
+                # 1.4, 5.2.6.3 Legacy Interface: Device Operation).
+                store_writeback(device, False, "; open it without forcing flush off")
+            return
         if device.has(BlockFeature.CONFIG_WCE):
             store_writeback(
                 device, self.writeback, "; open it with config_wce=off to go without the choice"
@@ -203,9 +208,15 @@ class BlockDriver:
             raise ValueError(f"queue_count is {asked}; ask for at most the {most} of the device")
         return asked
 
-    def _ring_size(self, device: VirtioDevice, count: int) -> int:
-        most = min(device.queue_size_max(index) for index in range(count))
-        asked = self.options.ring_size
+    def _ring_size(self, device: VirtioDevice, index: int) -> int:
+        most, asked = device.queue_size_max(index), self.options.ring_size
+        if device.legacy:
+            if asked not in (None, most):
+                raise ValueError(
+                    f"ring_size is {asked}, but queue {index} has {most} descriptors: on the "
+                    "legacy interface the device alone decides; leave ring_size away"
+                )
+            return most
         if asked is None:
             fits = max(1, min(most, DEFAULT_RING_SIZE))
             return 1 << (fits.bit_length() - 1)
