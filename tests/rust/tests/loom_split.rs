@@ -316,7 +316,7 @@ fn doorbell() {
         assert_eq!(descriptors.load(0).len, 5);
     });
     descriptors.store(0, Descriptor { len: 5, ..Descriptor::default() });
-    assert!(Doorbell::EventFd(bell).ring().unwrap());
+    assert!(Doorbell::EventFd(bell).ring(1).unwrap());
     device.join().unwrap();
 }
 
