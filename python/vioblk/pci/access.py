@@ -63,6 +63,8 @@ class PciPlatform(Protocol):
     config: ConfigSpace
     space: DmaSpace
     hangup_fd: int | None
+    """A stream socket that hangs up when the platform sees that the device has gone; None if it
+    cannot see that. The transport shuts it down when the registers say it."""
     mapping_count_max: int
     maps_while_live: bool
     memory_safe_after_close: bool
@@ -85,7 +87,8 @@ class PciPlatform(Protocol):
     def open_vectors(self, count: int) -> list[int]:
         """Enable MSI-X with `count` vectors, each of which signals an eventfd; these descriptors,
         which the platform owns. At most `vector_count_max`, and what the device's table has.
-        Called again, or with 0 to disable MSI-X, it undoes the call before."""
+        Called again, or with 0 to disable MSI-X, it undoes the call before. Raises TransportError
+        if that cannot be set up."""
 
     def open_intx(self) -> int | None:
         """Let INTx signal a descriptor (an eventfd); None if the pin leads nowhere. Until

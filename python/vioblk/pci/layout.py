@@ -26,7 +26,7 @@ class RegisterLayout(Protocol):
 
     @property
     def interface(self) -> str:
-        """"modern" or "legacy"."""
+        """ "modern" or "legacy"."""
 
     def read_status(self) -> int:
         """The device status."""

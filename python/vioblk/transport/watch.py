@@ -16,10 +16,12 @@ class EventWatcher:
     """Calls `callback` after each signal of the eventfd `fd`, until it is closed or collected.
 
     The thread holds `callback`, and not the watcher: what must not be kept alive by a thread, the
-    callback refers to weakly.
+    callback refers to weakly. `shared`: others wait for the same eventfd, so it is not read.
     """
 
-    def __init__(self, fd: int, callback: Callable[[], None], name: str) -> None:
+    def __init__(
+        self, fd: int, callback: Callable[[], None], name: str, *, shared: bool = False
+    ) -> None:
         own_fd = os.dup(fd)
         try:
             stop_fd, stopper_fd = os.pipe()
@@ -27,7 +29,7 @@ class EventWatcher:
             os.close(own_fd)
             raise
         self._thread = Thread(
-            target=_watch, args=(own_fd, stop_fd, callback), name=name, daemon=True
+            target=_watch, args=(own_fd, stop_fd, callback, shared), name=name, daemon=True
         )
         self._stop = weakref.finalize(self, _stop, stopper_fd, os.getpid())
         self._stop.atexit = False
@@ -50,6 +52,18 @@ class EventWatcher:
             self._thread.join(JOIN_TIMEOUT_S)
 
 
+def weakly(method: Callable[[], None]) -> Callable[[], None]:
+    """Calls `method` while its object lives, and does not keep it alive, as a thread would."""
+    reference = weakref.WeakMethod(method)
+
+    def call() -> None:
+        alive = reference()
+        if alive is not None:
+            alive()
+
+    return call
+
+
 def _stop(stopper_fd: int, owner_pid: int) -> None:
     # A byte, and not the mere end of the pipe: a forked child holds its end open as well.
     if os.getpid() == owner_pid:
@@ -57,14 +71,16 @@ def _stop(stopper_fd: int, owner_pid: int) -> None:
     os.close(stopper_fd)
 
 
-def _watch(fd: int, stop_fd: int, callback: Callable[[], None]) -> None:
+def _watch(fd: int, stop_fd: int, callback: Callable[[], None], shared: bool) -> None:
     try:
         with select.epoll(2) as poller:
-            poller.register(fd, select.EPOLLIN)
+            # An edge is a signal, whether or not those before it have been read.
+            poller.register(fd, select.EPOLLIN | (select.EPOLLET if shared else 0))
             poller.register(stop_fd, select.EPOLLIN)
             while not any(ready == stop_fd for ready, _ in poller.poll()):
-                with suppress(BlockingIOError):
-                    os.eventfd_read(fd)
+                if not shared:
+                    with suppress(BlockingIOError):
+                        os.eventfd_read(fd)
                 callback()
     finally:
         os.close(fd)

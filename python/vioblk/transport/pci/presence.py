@@ -1,0 +1,96 @@
+"""Whether the function is still there. Once it has gone, nothing of it is accessed any more."""
+
+import os
+import select
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Final
+
+from vioblk.errors import DeviceGoneError, StateError
+from vioblk.pci.access import PciPlatform
+
+VENDOR_ID: Final = 0x00
+NO_VENDOR: Final = 0xFFFF
+"""What the vendor ID reads as where no function answers (PCI Local Bus 3.0, 6.1)."""
+
+
+class Presence:
+    """The watch over one function. Every access to it is made within `access()`.
+
+    A function that was unplugged reads as all ones, on some machines as zeros. So a value of that
+    kind is `judge`d: the vendor ID tells whether the function is there. When it is not, waiters on
+    the queues are told by the hang-up of `hangup_fd`.
+    """
+
+    def __init__(self, platform: PciPlatform, address: str) -> None:
+        self._config = platform.config
+        self._address = address
+        self._ended: str | None = None
+        self._closed = False
+        self._other_end: socket.socket | None = None
+        if platform.hangup_fd is None:
+            self._socket, self._other_end = socket.socketpair()
+        else:
+            self._socket = socket.socket(fileno=os.dup(platform.hangup_fd))
+        self._poller = select.poll()
+        self._poller.register(self._socket, select.POLLRDHUP)
+
+    @property
+    def hangup_fd(self) -> int:
+        """Hangs up when the function has gone."""
+        return self._socket.fileno()
+
+    @property
+    def gone(self) -> bool:
+        """Whether the function is known to have gone."""
+        return self._ended is not None
+
+    @contextmanager
+    def access(self) -> Iterator[None]:
+        """Access the function. Raises DeviceGoneError if it has gone, StateError after `close`."""
+        self._check()
+        try:
+            yield
+        except DeviceGoneError as error:
+            self._mark(str(error))
+            raise
+
+    def judge(self, value: int, length_bytes: int, *, zero_too: bool = False) -> int:
+        """`value`, which was read with `length_bytes`, if the function is there.
+
+        Only all ones (and with `zero_too` zero) are a reason to look. Raises DeviceGoneError.
+        """
+        if value == (1 << 8 * length_bytes) - 1 or (zero_too and value == 0):
+            self._look()
+        return value
+
+    def _look(self) -> None:
+        if self._config.read(VENDOR_ID, 2) == NO_VENDOR:
+            raise DeviceGoneError(
+                f"{self._address}: the device has gone: its registers and its vendor ID read as "
+                "if nothing were there; was it unplugged?"
+            )
+
+    def _check(self) -> None:
+        if self._closed:
+            raise StateError(f"{self._address} was closed; open it again")
+        if self._ended is None and self._poller.poll(0):
+            self._mark(
+                f"{self._address}: the device has gone: it was unplugged, or its machine ended"
+            )
+        if self._ended is not None:
+            raise DeviceGoneError(self._ended)
+
+    def _mark(self, reason: str) -> None:
+        if self._ended is None:
+            self._ended = reason
+            with suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Idempotent."""
+        self._closed = True
+        self._socket.close()
+        if self._other_end is not None:
+            self._other_end.close()
