@@ -427,10 +427,12 @@ class SoftwareDevice:
         silence (never completed), delay (until the next kick or `clear_faults`).
         At a used buffer notification: no_interrupt.
         At a register access: refuse_features (FEATURES_OK does not stick), reset_never_ends
-        (until `clear_faults`), config_flicker (after a read, generation and capacity change, by
-        value sectors), drop_config_write.
-        At once: needs_reset (DEVICE_NEEDS_RESET is set), spurious_interrupt (of queue value; at
-        most 65536).
+        (until `clear_faults`), slow_reset (after value reads of the status), config_flicker
+        (after a read, generation and capacity change, by value sectors), drop_config_write;
+        and, with a PciFace, refuse_vector (vectors from value on read back as NO_VECTOR),
+        queue_reset_never_ends (until `clear_faults`).
+        At once: needs_reset (DEVICE_NEEDS_RESET is set), spurious_interrupt (of queue value),
+        spurious_config_interrupt; interrupts at most 65536 times.
 
         Raises ValueError for any other name.
         """
@@ -445,3 +447,83 @@ class SoftwareDevice:
 
         Raises OSError if writing back fails; the rest is done all the same.
         """
+
+@final
+class PciFace:
+    """The modern PCI registers of a software device, in one modelled memory BAR.
+
+    It shows what the device does and does not know of its own. It is strict: what a driver may not
+    do has no effect and is recorded, as is every access. Accesses of structures: each with the
+    width of its field. The rings are served while `set_command` lets the device reach memory.
+    """
+
+    def __new__(
+        cls,
+        device: SoftwareDevice,
+        *,
+        vector_count: int = 0,
+        notify_multiplier: int = 4,
+        queue_count_shown: int | None = None,
+        queue_size_shown: int | None = None,
+        short_common: bool = False,
+    ) -> Self:
+        """The one face of `device`, which honours NOTIFICATION_DATA, NOTIF_CONFIG_DATA and
+        RING_RESET with it. Memory decoding, bus mastering and MSI-X are off, as in a machine that
+        starts.
+
+        `vector_count`: entries of the MSI-X table, at most 2048; 0: none. `notify_multiplier`: 0
+        or a power of two from 2 to 4096. `queue_count_shown`, `queue_size_shown`: what num_queues
+        and queue_size say, for a device that lies. `short_common`: the common configuration ends
+        before queue_notif_config_data.
+
+        Raises ValueError for options that cannot be, StateError if the device has a face already.
+        """
+    @property
+    def window(self) -> MmioWindow:
+        """The BAR; its length is a power of two."""
+    @property
+    def structures(self) -> dict[str, tuple[int, int]]:
+        """(offset in the BAR, length) of `common`, `notify`, `isr`, `device`, and with vectors of
+        `msix_table` and `msix_pending`."""
+    # What the machine does.
+    def set_command(
+        self, *, memory: bool, bus_master: bool, intx_disabled: bool = False
+    ) -> None:
+        """The command register: whether the BAR is decoded (else reads give all ones), whether
+        the device reaches memory (once this returns from taking that away, it does not), whether
+        INTx is switched off."""
+    def set_msix(self, *, enabled: bool, masked: bool = False) -> None:
+        """The message control of MSI-X; `masked`: all vectors are."""
+    def message_fd(self, data: int) -> int:
+        """The eventfd that an MSI-X message with this data signals, to whatever address it goes;
+        the face owns it. `data` is below the number of vectors. Raises ValueError, StateError."""
+    @property
+    def intx_fd(self) -> int:
+        """The eventfd that INTx signals when it rises, and once more at `acknowledge_intx` if it
+        is still up; the face owns it."""
+    @property
+    def intx_asserted(self) -> bool:
+        """The level of INTx."""
+    @property
+    def interrupt_status(self) -> bool:
+        """The interrupt status bit of the status register."""
+    def acknowledge_intx(self) -> None:
+        """Let INTx signal again."""
+    def remove(self) -> None:
+        """Surprise removal: reads give all ones, writes go nowhere, memory is touched and
+        interrupts are sent no more. Accesses are still recorded."""
+    @property
+    def removed(self) -> bool: ...
+    # What it saw.
+    @property
+    def violations(self) -> list[str]:
+        """What the driver did that it may not do, in words; the first 64."""
+    @property
+    def accesses(self) -> list[tuple[int, int, int, bool]]:
+        """(offset in the BAR, width in bytes, value, whether it was a write) of the latest 16384
+        accesses, the oldest first."""
+    @property
+    def access_count(self) -> int:
+        """How many there were."""
+    def clear_log(self) -> None:
+        """Forget accesses and violations."""

@@ -13,6 +13,7 @@ mod errors;
 mod gate;
 mod memory;
 mod mmio;
+mod pci_face;
 mod software;
 mod split_queue;
 
@@ -34,5 +35,6 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<block_queue::BlockLimits>()?;
     module.add_class::<block_queue::BlockQueue>()?;
     software::register(module)?;
+    module.add_class::<pci_face::PciFace>()?;
     module.add_function(wrap_pyfunction!(split_queue::split_layout, module)?)
 }

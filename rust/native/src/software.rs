@@ -1,6 +1,7 @@
 //! `SoftwareDevice`: the device's half, as Python sees it.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use pyo3::exceptions::{PyOSError, PyValueError};
 use pyo3::prelude::*;
@@ -17,7 +18,7 @@ const EBUSY: i32 = 16;
 /// A virtio-blk device in this process, served by a thread of its own (or by `serve`).
 #[pyclass(frozen, module = "vioblk._native")]
 pub(crate) struct SoftwareDevice {
-    device: Device,
+    pub(crate) device: Arc<Device>,
 }
 
 /// Add what this module defines to the extension.
@@ -25,7 +26,7 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<SoftwareDevice>()
 }
 
-fn of_device(py: Python<'_>, error: DeviceError) -> PyErr {
+pub(crate) fn of_device(py: Python<'_>, error: DeviceError) -> PyErr {
     match error {
         DeviceError::Invalid(why) => PyValueError::new_err(why),
         DeviceError::State(why) => errors::named(py, "StateError", why),
@@ -121,7 +122,7 @@ impl SoftwareDevice {
             max_write_zeroes_sectors,
         )?;
         let device = Device::new(space.space.clone(), options);
-        Ok(Self { device: device.map_err(|error| of_device(py, error))? })
+        Ok(Self { device: Arc::new(device.map_err(|error| of_device(py, error))?) })
     }
 
     fn read_status(&self, py: Python<'_>) -> PyResult<u8> {

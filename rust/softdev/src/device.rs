@@ -2,7 +2,9 @@
 
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsRawFd, RawFd};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::AcqRel, Ordering::Release};
+use std::sync::atomic::{
+    AtomicBool, AtomicUsize, Ordering::AcqRel, Ordering::Acquire, Ordering::Release,
+};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
@@ -10,12 +12,12 @@ use shm::{DmaSpace, EventFd, fork};
 
 use crate::block::{Disk, SECTOR_BYTES};
 use crate::counters::Counters;
-use crate::engine::{Engine, Wires};
+use crate::engine::{Engine, Notifier, Wires};
 use crate::error::DeviceError;
 use crate::faults::{Fault, Moment};
 use crate::options::{CAPACITY_SECTORS_MAX, DeviceOptions};
 use crate::registers::status::{DRIVER_OK, FEATURES_OK};
-use crate::registers::{QueueSetup, Registers, StatusChange, feature};
+use crate::registers::{QueueSetup, Registers, ResetEnd, StatusChange, feature};
 use crate::ring::RingFeatures;
 use crate::service::{Service, lock, start_thread};
 use crate::storage::{LastError, MemoryStorage};
@@ -61,7 +63,7 @@ impl Device {
     }
 
     /// Refuse calls on a device that is closed or belongs to another process.
-    fn check(&self) -> Result<(), DeviceError> {
+    pub(crate) fn check(&self) -> Result<(), DeviceError> {
         if !self.owner.is_here() {
             return Err(DeviceError::Forked);
         }
@@ -74,7 +76,19 @@ impl Device {
     /// The device status.
     pub fn read_status(&self) -> Result<u8, DeviceError> {
         self.check()?;
-        Ok(lock(&self.service.registers).status())
+        let ends_reset = {
+            let mut registers = lock(&self.service.registers);
+            registers.ask_for_reset_end()
+        };
+        if ends_reset {
+            self.finish_reset(&mut self.service.visit());
+        }
+        Ok(self.peek_status())
+    }
+
+    /// The same, seen from within: no read that counts.
+    pub(crate) fn peek_status(&self) -> u8 {
+        lock(&self.service.registers).status()
     }
 
     /// Write the device status; 0 resets. When this returns from a reset, no queue is touched any
@@ -87,7 +101,7 @@ impl Device {
         }
         let setting_features_ok = {
             let registers = lock(&self.service.registers);
-            if registers.is_stuck() {
+            if registers.is_resetting() {
                 return Ok(());
             }
             value & !registers.status() & FEATURES_OK != 0
@@ -109,13 +123,16 @@ impl Device {
         // The engine stops at the next chain; once we have it, nothing is touched any more.
         service.wires.live.store(false, Release);
         let mut engine = service.visit();
-        if lock(&service.registers).is_stuck() {
+        if lock(&service.registers).is_resetting() {
             return;
         }
-        if service.wires.faults.strike(Moment::Reset).is_some() {
-            lock(&service.registers).get_stuck();
-        } else {
-            self.finish_reset(&mut engine);
+        let end = service.wires.faults.strike(Moment::Reset).map(|strike| match strike.fault {
+            Fault::SlowReset => ResetEnd::AfterReads(strike.value),
+            _ => ResetEnd::Never,
+        });
+        match end {
+            Some(end) => lock(&service.registers).begin_reset(end),
+            None => self.finish_reset(&mut engine),
         }
     }
 
@@ -134,11 +151,7 @@ impl Device {
             engine.disk.rules.write_through = registers.write_through();
             (registers.queues().to_vec(), registers.accepted())
         };
-        let ring_features = RingFeatures {
-            event_idx: accepted >> feature::EVENT_IDX & 1 != 0,
-            indirect: accepted >> feature::INDIRECT_DESC & 1 != 0,
-        };
-        match engine.adopt(&queues, ring_features) {
+        match engine.adopt(&queues, ring_features(accepted)) {
             Ok(()) => {
                 self.service.wires.live.store(true, Release);
                 // Chains may be there already. Our own eventfd cannot fail.
@@ -197,17 +210,22 @@ impl Device {
         Ok(lock(&self.service.registers).generation())
     }
 
-    /// Set up queue `index`, between FEATURES_OK and DRIVER_OK.
+    /// Set up queue `index`, between FEATURES_OK and DRIVER_OK, or after it was reset.
     pub fn enable_queue(&self, index: usize, setup: QueueSetup) -> Result<(), DeviceError> {
         self.check()?;
+        let mut engine = self.service.visit();
         let mut registers = lock(&self.service.registers);
-        if registers.status() & (DRIVER_OK | FEATURES_OK) != FEATURES_OK {
+        let accepted = registers.accepted();
+        let again = self.service.wires.live.load(Acquire)
+            && accepted >> feature::RING_RESET & 1 != 0
+            && registers.queues().get(index) == Some(&None);
+        if registers.status() & (DRIVER_OK | FEATURES_OK) != FEATURES_OK && !again {
             return Err(DeviceError::State(format!(
                 "queues are set up between FEATURES_OK and DRIVER_OK; the status is {:#x}",
                 registers.status()
             )));
         }
-        let several = registers.accepted() >> feature::MQ & 1 != 0;
+        let several = accepted >> feature::MQ & 1 != 0;
         let queue_count = if several { self.options.queue_count } else { 1 };
         self.check_setup(&setup)?;
         match registers.queue(index) {
@@ -221,7 +239,91 @@ impl Device {
                 )));
             }
         }
+        drop(registers);
+        if again {
+            match engine.adopt_one(index, &setup, ring_features(accepted)) {
+                Ok(()) => drop(self.service.control.signal()),
+                Err(violation) => self.service.condemn(violation),
+            }
+        }
         Ok(())
+    }
+
+    // For the PCI face, which is another way to the same registers.
+
+    /// Send notifications through `notifier` from now on, and honour `features` as well.
+    pub(crate) fn give_notifier(
+        &self,
+        notifier: Arc<dyn Notifier>,
+        features: u64,
+    ) -> Result<(), DeviceError> {
+        self.check()?;
+        let taken = self.service.wires.notifier.set(notifier).is_err();
+        if taken {
+            return Err(DeviceError::State("the software device has a PCI face already".into()));
+        }
+        lock(&self.service.registers).honour(features);
+        Ok(())
+    }
+
+    /// Whether the device can reach memory. When this returns from taking that away, nothing is
+    /// touched any more.
+    pub(crate) fn set_bus_master(&self, enabled: bool) {
+        self.service.wires.bus_master.store(enabled, Release);
+        if enabled {
+            // Chains may be waiting. Our own eventfd cannot fail.
+            let _ = self.service.control.signal();
+        } else {
+            drop(self.service.visit());
+        }
+    }
+
+    /// VIRTIO 1.4, 2.6.1 Virtqueue Reset.
+    pub(crate) fn reset_queue(&self, index: usize) {
+        let mut engine = self.service.visit();
+        engine.retire(index);
+        if let Some(kick) = self.service.wires.kicks.get(index) {
+            kick.drain();
+        }
+        let stuck = self.strike(Moment::QueueReset).is_some();
+        let mut registers = lock(&self.service.registers);
+        registers.queue_reset_stuck |= stuck;
+        if let Some(queue) = registers.queue(index) {
+            *queue = None;
+        }
+    }
+
+    /// Whether resets of queues do not end.
+    pub(crate) fn is_queue_reset_stuck(&self) -> bool {
+        lock(&self.service.registers).queue_reset_stuck
+    }
+
+    /// What the driver accepted.
+    pub(crate) fn accepted(&self) -> u64 {
+        lock(&self.service.registers).accepted()
+    }
+
+    /// A fault that strikes at a register which only the face has, with its value.
+    pub(crate) fn strike(&self, moment: Moment) -> Option<u64> {
+        self.service.wires.faults.strike(moment).map(|strike| strike.value)
+    }
+
+    /// The available index of queue `index` as it stands in memory now, if it is served.
+    pub(crate) fn available_index(&self, index: usize) -> Option<u16> {
+        self.service.visit().available_index(index)
+    }
+
+    /// The driver has notified the device of queue `index`.
+    pub(crate) fn kick(&self, index: usize) {
+        if let Some(kick) = self.service.wires.kicks.get(index) {
+            // Our own eventfd cannot fail, and if it did the driver would time out.
+            let _ = kick.signal();
+        }
+    }
+
+    /// How many queues the device has, and the largest size of each.
+    pub(crate) fn queues(&self) -> (u16, u16) {
+        (self.options.queue_count, self.options.queue_size_max)
     }
 
     fn check_setup(&self, setup: &QueueSetup) -> Result<(), DeviceError> {
@@ -348,7 +450,7 @@ impl Device {
                 let _engine = self.service.visit();
                 self.service.demand_reset("a fault was injected".into());
             }
-            Fault::SpuriousInterrupt if count > SPURIOUS_MAX => {
+            Fault::SpuriousInterrupt | Fault::SpuriousConfigInterrupt if count > SPURIOUS_MAX => {
                 return Err(DeviceError::Invalid(format!(
                     "count is {count}, but spurious interrupts are sent at once, at most \
                      {SPURIOUS_MAX} a call"
@@ -358,6 +460,9 @@ impl Device {
                 let index = usize::try_from(value).unwrap_or(usize::MAX);
                 event_of(&self.service.wires.interrupts, index)?;
                 (0..count).for_each(|_| self.service.wires.interrupt(index));
+            }
+            Fault::SpuriousConfigInterrupt => {
+                (0..count).for_each(|_| self.service.notify_config());
             }
             _ => self.service.wires.faults.arm(fault, count, after, value),
         }
@@ -369,7 +474,12 @@ impl Device {
         self.check()?;
         self.service.wires.faults.clear();
         let mut engine = self.service.visit();
-        if lock(&self.service.registers).is_stuck() {
+        let resetting = {
+            let mut registers = lock(&self.service.registers);
+            registers.queue_reset_stuck = false;
+            registers.is_resetting()
+        };
+        if resetting {
             self.finish_reset(&mut engine);
         } else if self.service.wires.is_live() {
             engine.release_all(&self.service.wires);
@@ -436,6 +546,13 @@ impl Drop for Device {
     fn drop(&mut self) {
         // Whoever wants to know whether the cache could be written back calls close().
         let _ = self.close();
+    }
+}
+
+fn ring_features(accepted: u64) -> RingFeatures {
+    RingFeatures {
+        event_idx: accepted >> feature::EVENT_IDX & 1 != 0,
+        indirect: accepted >> feature::INDIRECT_DESC & 1 != 0,
     }
 }
 

@@ -1,7 +1,8 @@
 //! One pass over the queues: chains in, requests carried out, used elements and notifications out.
 
+use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering::Acquire};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use shm::{DmaSpace, EventFd, UsedElement};
 
@@ -19,11 +20,24 @@ const PUBLISH_EVERY: u16 = 64;
 /// A wrong status that no specification defines.
 const GARBAGE_STATUS: u8 = 0xA5;
 
+/// How a transport passes notifications on, where it is not by an eventfd for each kind. Called
+/// with the engine locked, so that it must wait for nobody.
+pub(crate) trait Notifier: Send + Sync + fmt::Debug {
+    /// Queue `queue` has used buffers.
+    fn used_buffers(&self, queue: usize);
+    /// The configuration has changed, or DEVICE_NEEDS_RESET is set.
+    fn config_changed(&self);
+}
+
 /// What the engine shares with the rest of the device without being locked.
 #[derive(Debug)]
 pub(crate) struct Wires {
     /// Whether queues may be touched. Cleared to stop the engine in the middle of a pass.
     pub(crate) live: AtomicBool,
+    /// Whether memory can be reached at all: a PCI function is told so.
+    pub(crate) bus_master: AtomicBool,
+    /// Takes the place of the eventfds.
+    pub(crate) notifier: OnceLock<Arc<dyn Notifier>>,
     pub(crate) faults: Faults,
     counters: Mutex<Counters>,
     /// By queue: what the driver signals.
@@ -37,6 +51,8 @@ impl Wires {
         let events = || (0..queue_count).map(|_| EventFd::new()).collect::<Result<Vec<_>, _>>();
         Ok(Self {
             live: AtomicBool::new(false),
+            bus_master: AtomicBool::new(true),
+            notifier: OnceLock::new(),
             faults: Faults::default(),
             counters: Mutex::default(),
             kicks: events()?,
@@ -45,7 +61,7 @@ impl Wires {
     }
 
     pub(crate) fn is_live(&self) -> bool {
-        self.live.load(Acquire)
+        self.live.load(Acquire) && self.bus_master.load(Acquire)
     }
 
     pub(crate) fn counters(&self) -> MutexGuard<'_, Counters> {
@@ -54,10 +70,12 @@ impl Wires {
 
     /// Signal the driver that queue `index` has used buffers, rightly or not.
     pub(crate) fn interrupt(&self, index: usize) {
-        if let Some(event) = self.interrupts.get(index) {
-            self.counters().interrupts += 1;
+        let Some(event) = self.interrupts.get(index) else { return };
+        self.counters().interrupts += 1;
+        match self.notifier.get() {
+            Some(notifier) => notifier.used_buffers(index),
             // Our own eventfd cannot fail, and if it did the driver would time out.
-            let _ = event.signal();
+            None => drop(event.signal()),
         }
     }
 }
@@ -108,6 +126,32 @@ impl Engine {
         let lanes = queues.iter().map(|setup| setup.as_ref().map(&mut lane).transpose());
         self.lanes = lanes.collect::<Result<_, Violation>>()?;
         Ok(())
+    }
+
+    /// Take over queue `index` alone, which was reset and set up again.
+    pub(crate) fn adopt_one(
+        &mut self,
+        index: usize,
+        setup: &QueueSetup,
+        features: RingFeatures,
+    ) -> Result<(), Violation> {
+        let ring = DeviceRing::new(setup, features, &mut self.map)?;
+        if let Some(lane) = self.lanes.get_mut(index) {
+            *lane = Some(Lane::new(ring));
+        }
+        Ok(())
+    }
+
+    /// Stop serving queue `index`.
+    pub(crate) fn retire(&mut self, index: usize) {
+        if let Some(lane) = self.lanes.get_mut(index) {
+            *lane = None;
+        }
+    }
+
+    /// The available index of queue `index`, as it stands in memory now.
+    pub(crate) fn available_index(&self, index: usize) -> Option<u16> {
+        Some(self.lanes.get(index)?.as_ref()?.ring.available_index())
     }
 
     /// Forget all queues and let go of the driver's memory.

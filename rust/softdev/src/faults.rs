@@ -14,6 +14,10 @@ pub(crate) enum Moment {
     FeaturesOk,
     /// The driver writes 0 to the status.
     Reset,
+    /// The driver resets one queue.
+    QueueReset,
+    /// The driver maps an event to an MSI-X vector.
+    Vector,
     /// The driver has read configuration.
     ConfigRead,
     /// The driver writes configuration.
@@ -83,6 +87,12 @@ faults! {
     "refuse_features" RefuseFeatures at FeaturesOk,
     /// The status keeps its bits after a write of 0, until faults are cleared.
     "reset_never_ends" ResetNeverEnds at Reset,
+    /// The status keeps its bits after a write of 0 for as many reads as the value says.
+    "slow_reset" SlowReset at Reset,
+    /// queue_reset goes on reading as 1, until faults are cleared.
+    "queue_reset_never_ends" QueueResetNeverEnds at QueueReset,
+    /// Vectors from the value on (0: all) are refused: NO_VECTOR is read back.
+    "refuse_vector" RefuseVector at Vector,
     /// DEVICE_NEEDS_RESET is set.
     "needs_reset" NeedsReset at Now,
     /// After the read, the generation changes and so does the capacity shown: down by the value
@@ -92,6 +102,8 @@ faults! {
     "no_interrupt" NoInterrupt at Interrupt,
     /// The interrupt of the queue that the value names is sent with nothing used.
     "spurious_interrupt" SpuriousInterrupt at Now,
+    /// The configuration change notification is sent with nothing changed.
+    "spurious_config_interrupt" SpuriousConfigInterrupt at Now,
     /// A configuration write is ignored.
     "drop_config_write" DropConfigWrite at ConfigWrite,
 }

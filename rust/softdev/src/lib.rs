@@ -7,7 +7,7 @@
 //! Reading order: `ring` (chains out, used elements in), `block` (what a request asks for),
 //! `storage` (where sectors live), `registers` (status, features, configuration), `engine` (one
 //! pass over the queues), `service` (the thread, and turns between it and callers), `device` (the
-//! handle that owns it all).
+//! handle that owns it all), `pci` (the same device behind the registers of a PCI function).
 
 #![forbid(unsafe_code)]
 // The loom models run the ring with its view of memory, and nothing else of the device.
@@ -31,6 +31,8 @@ mod faults;
 #[cfg(not(loom))]
 mod options;
 #[cfg(not(loom))]
+mod pci;
+#[cfg(not(loom))]
 mod registers;
 #[cfg(not(loom))]
 mod service;
@@ -48,5 +50,7 @@ pub use error::DeviceError;
 pub use faults::Fault;
 #[cfg(not(loom))]
 pub use options::DeviceOptions;
+#[cfg(not(loom))]
+pub use pci::{Access, PciFace, PciFaceOptions, Structure};
 #[cfg(not(loom))]
 pub use registers::{CONFIG_BYTES, QueueSetup, feature, status};

@@ -34,8 +34,15 @@ pub mod feature {
     pub const ACCESS_PLATFORM: u32 = 33;
     pub const IN_ORDER: u32 = 35;
     pub const ORDER_PLATFORM: u32 = 36;
+    pub const NOTIFICATION_DATA: u32 = 38;
+    pub const NOTIF_CONFIG_DATA: u32 = 39;
+    pub const RING_RESET: u32 = 40;
 
-    /// All of the above.
+    /// Those that need registers which only the PCI face has.
+    pub const HONOURED_BY_PCI: u64 =
+        1 << NOTIFICATION_DATA | 1 << NOTIF_CONFIG_DATA | 1 << RING_RESET;
+
+    /// All of the above but those.
     pub const HONOURED: u64 = 1 << SIZE_MAX
         | 1 << SEG_MAX
         | 1 << GEOMETRY
@@ -59,7 +66,18 @@ pub mod feature {
 pub const CONFIG_BYTES: usize = 96;
 
 /// Where `writeback` stands in it: the one field that a driver writes.
-const WRITEBACK_OFFSET: usize = 0x20;
+pub(crate) const WRITEBACK_OFFSET: usize = 0x20;
+
+/// How wide an access at `offset` of it is: as wide as the field there, or 4 bytes for each half
+/// of one of 8. `None` if no field starts there.
+pub(crate) fn config_access_bytes(offset: usize) -> Option<usize> {
+    Some(match offset {
+        0x12 | 0x13 | 0x18 | 0x19 | 0x20 | 0x21 | 0x38..=0x3B | 0x5C..=0x5F => 1,
+        0x10 | 0x1A | 0x22 => 2,
+        ..CONFIG_BYTES if offset.is_multiple_of(4) => 4,
+        _ => return None,
+    })
+}
 
 /// Physical blocks are shown as this many bytes, or as one logical block if that is larger.
 const PHYSICAL_BLOCK_BYTES: u32 = 4096;
@@ -104,8 +122,21 @@ pub(crate) struct Registers {
     hidden_sectors: u64,
     writeback: u8,
     queues: Vec<Option<QueueSetup>>,
-    /// A reset was asked for and, by a fault, does not end.
-    stuck_in_reset: bool,
+    /// A reset was asked for and, by a fault, has not ended yet.
+    reset_under_way: Option<ResetEnd>,
+    /// A queue was reset and, by a fault, its reset does not end.
+    pub(crate) queue_reset_stuck: bool,
+    /// Features that the device can honour.
+    honoured: u64,
+}
+
+/// When a reset that takes its time ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ResetEnd {
+    /// When faults are cleared.
+    Never,
+    /// After so many more reads of the status.
+    AfterReads(u64),
 }
 
 fn has(features: u64, bit: u32) -> bool {
@@ -122,7 +153,9 @@ impl Registers {
             capacity_sectors,
             hidden_sectors: 0,
             writeback: 0,
-            stuck_in_reset: false,
+            reset_under_way: None,
+            queue_reset_stuck: false,
+            honoured: feature::HONOURED,
             model,
         };
         registers.reset();
@@ -136,18 +169,36 @@ impl Registers {
         self.queues.fill(None);
         // Where flushes are offered, a driver must expect a cache until it says otherwise.
         self.writeback = has(self.model.offered, feature::FLUSH).into();
-        self.stuck_in_reset = false;
+        self.reset_under_way = None;
+        self.queue_reset_stuck = false;
     }
 
-    pub(crate) fn get_stuck(&mut self) {
-        self.stuck_in_reset = true;
+    pub(crate) fn begin_reset(&mut self, end: ResetEnd) {
+        self.reset_under_way = Some(end);
         if self.status == 0 {
             self.status = status::DEVICE_NEEDS_RESET;
         }
     }
 
-    pub(crate) fn is_stuck(&self) -> bool {
-        self.stuck_in_reset
+    pub(crate) fn is_resetting(&self) -> bool {
+        self.reset_under_way.is_some()
+    }
+
+    /// The driver looks whether its reset has ended; whether it is to end now.
+    pub(crate) fn ask_for_reset_end(&mut self) -> bool {
+        match &mut self.reset_under_way {
+            Some(ResetEnd::AfterReads(0)) => true,
+            Some(ResetEnd::AfterReads(left)) => {
+                *left -= 1;
+                false
+            }
+            Some(ResetEnd::Never) | None => false,
+        }
+    }
+
+    /// Features beyond the usual ones that a transport makes possible.
+    pub(crate) fn honour(&mut self, features: u64) {
+        self.honoured |= features;
     }
 
     pub(crate) fn status(&self) -> u8 {
@@ -173,7 +224,7 @@ impl Registers {
     /// VERSION_1 (VIRTIO 1.4, 6.2 Device Requirements: Reserved Feature Bits, lets a device insist).
     fn agrees(&self) -> bool {
         let Model { offered, .. } = self.model;
-        let extra = self.accepted & !(offered & feature::HONOURED);
+        let extra = self.accepted & !(offered & self.honoured);
         extra == 0 && has(self.accepted, feature::VERSION_1) == has(offered, feature::VERSION_1)
     }
 

@@ -440,6 +440,11 @@ impl DeviceRing {
         self.available.load(INDEX) != self.seen_available
     }
 
+    /// The available index, without taking note of it.
+    pub fn available_index(&self) -> u16 {
+        self.available.load(INDEX)
+    }
+
     /// Whether the driver has been asked for a kick.
     pub fn is_armed(&self) -> bool {
         self.armed

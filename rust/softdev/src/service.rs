@@ -80,8 +80,11 @@ impl Service {
 
     pub(crate) fn notify_config(&self) {
         self.wires.counters().config_interrupts += 1;
-        // Our own eventfd cannot fail, and if it did the driver would still find the change.
-        let _ = self.config_event.signal();
+        match self.wires.notifier.get() {
+            Some(notifier) => notifier.config_changed(),
+            // Our own eventfd cannot fail, and if it did the driver would still find the change.
+            None => drop(self.config_event.signal()),
+        }
     }
 
     pub(crate) fn condemn(&self, violation: Violation) {

@@ -98,12 +98,17 @@ impl Driver {
 
     /// From a fresh or reset device to DRIVER_OK.
     pub fn start(&mut self, features: u64) {
-        self.memory.fill(0, FREE as usize, 0).unwrap();
-        (self.next_available, self.next_used, self.next_descriptor) = (0, 0, 0);
+        self.wipe();
         self.negotiate(features);
         assert_ne!(self.device.read_status().unwrap() & status::FEATURES_OK, 0);
         self.device.enable_queue(0, self.setup()).unwrap();
         self.set_status(status::DRIVER_OK);
+    }
+
+    /// Fresh rings.
+    pub fn wipe(&mut self) {
+        self.memory.fill(0, FREE as usize, 0).unwrap();
+        (self.next_available, self.next_used, self.next_descriptor) = (0, 0, 0);
     }
 
     pub fn setup(&self) -> QueueSetup {

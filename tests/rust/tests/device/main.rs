@@ -11,5 +11,7 @@ mod framing;
 mod hostile_driver;
 mod life_cycle;
 mod notifications;
+mod pci;
+mod pci_interrupts;
 mod requests;
 mod write_cache;
