@@ -12,6 +12,8 @@ mod event;
 mod free_list;
 mod layout;
 #[cfg(not(loom))]
+mod pace;
+#[cfg(not(loom))]
 mod queue;
 #[cfg(not(loom))]
 mod queue_error;

@@ -19,6 +19,7 @@ use shm::{Claim, DmaSpace, Doorbell, EventFd, Poller, Ready, Watch};
 use crate::batch::{BatchId, Batches};
 use crate::error::PushError;
 use crate::layout::SplitLayout;
+use crate::pace::{Pace, Step};
 use crate::queue_error::{NewQueueError, QueueError};
 use crate::queue_state::{Owner, State, of_push};
 use crate::request::{Completion, Limits, Request};
@@ -27,6 +28,9 @@ use crate::split::SplitQueue;
 
 /// The longest uninterrupted wait.
 pub const TICK: Duration = Duration::from_millis(100);
+
+/// Rounds of doing nothing between two looks, when others may have the lock.
+const LOOK_PAUSE: usize = 32;
 
 const INTERRUPT: u64 = 0;
 const HANG_UP: u64 = 1;
@@ -106,6 +110,7 @@ impl BlockQueue {
             backlog: VecDeque::new(),
             finished: VecDeque::new(),
             waiter: false,
+            pace: Pace::default(),
             sleepers: 0,
             armed_by_owner: false,
             gone: None,
@@ -183,6 +188,7 @@ impl BlockQueue {
 
     /// Make what was pushed visible, and ring if the device wants that.
     fn publish(&self, state: &mut State) {
+        state.pace.restart();
         // A broken ring has nothing to publish; the next check tells of it.
         if state.slots.ring_mut().publish() != Ok(true) {
             return;
@@ -272,6 +278,7 @@ impl BlockQueue {
         if reaped == 0 {
             return;
         }
+        state.pace.restart();
         if !state.backlog.is_empty() {
             state.push_backlog();
             self.publish(state);
@@ -424,6 +431,9 @@ impl BlockQueue {
             state.sleepers -= 1;
             return !outcome.timed_out();
         }
+        if self.wires.interrupt.is_none() {
+            return self.poll_turn(state, wait);
+        }
         if state.slots.ring_mut().arm() != Ok(false) {
             Self::disarm(&mut state);
             return true;
@@ -438,6 +448,44 @@ impl BlockQueue {
         // The role is free again; whoever still waits takes it.
         self.wake_sleepers(&state);
         came
+    }
+
+    /// The same for a device that gives no interrupt: a look or a nap. A nap that was cut short
+    /// brings something, or comes of a signal.
+    fn poll_turn(&self, mut state: MutexGuard<'_, State>, wait: Duration) -> bool {
+        let step = state.pace.step();
+        state.waiter = true;
+        drop(state);
+        let (mut state, came) = match step {
+            Step::Look(look) => (self.look(look.min(wait)), true),
+            Step::Nap(nap) => {
+                let (nap, start) = (nap.min(wait), Instant::now());
+                let ready = self.poller.wait(nap).map(Iterator::collect);
+                let whole = start.elapsed() >= nap;
+                let mut state = self.lock();
+                let came = Self::note(&mut state, ready);
+                (state, came || whole)
+            }
+        };
+        state.waiter = false;
+        // The role is free again; whoever still waits takes it.
+        self.wake_sleepers(&state);
+        came
+    }
+
+    /// Look until something was used, or for so long; locked again.
+    fn look(&self, look: Duration) -> MutexGuard<'_, State> {
+        let start = Instant::now();
+        loop {
+            let state = self.lock();
+            if state.slots.ring().has_used() || start.elapsed() >= look {
+                return state;
+            }
+            drop(state);
+            for _ in 0..LOOK_PAUSE {
+                std::hint::spin_loop();
+            }
+        }
     }
 
     /// Interrupts are off while nobody sleeps, unless the owner's event loop does.

@@ -6,6 +6,7 @@ use shm::Pin;
 
 use crate::batch::{Batch, BatchId, Batches};
 use crate::error::PushError;
+use crate::pace::Pace;
 use crate::queue_error::QueueError;
 use crate::request::{Completion, Limits, Request};
 use crate::slots::{Finished, RequestSlots};
@@ -31,6 +32,8 @@ pub(crate) struct State {
     pub(crate) finished: VecDeque<Completion>,
     /// Somebody sits in epoll.
     pub(crate) waiter: bool,
+    /// For a device without an interrupt.
+    pub(crate) pace: Pace,
     /// How many wait for the one in epoll.
     pub(crate) sleepers: usize,
     /// `arm` asked for an interrupt, and nothing was reaped since: a waiter leaves it on.
