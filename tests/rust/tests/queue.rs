@@ -94,14 +94,19 @@ impl Device {
 
     /// Complete the oldest `count` of those that are held, and notify the driver if it asks.
     fn complete(&mut self, count: usize) {
+        self.complete_silently(count);
+        if self.ring.wants_interrupt() {
+            self.interrupt.signal().unwrap();
+        }
+    }
+
+    /// The same, and the interrupt is still to come.
+    fn complete_silently(&mut self, count: usize) {
         for Held { head, sector, status, writable_bytes } in self.held.drain(..count) {
             self.map.write(&status, status.length - 1, &[status_of(sector)]).unwrap();
             self.ring.put_used(UsedElement { id: head.into(), len: writable_bytes });
         }
         self.ring.publish();
-        if self.ring.wants_interrupt() {
-            self.interrupt.signal().unwrap();
-        }
     }
 
     /// Serve until told to stop, which a test that fails does not get to.
@@ -131,8 +136,8 @@ struct Rig {
     connection: UnixStream,
 }
 
-fn descriptor_of(event: &EventFd) -> Option<OwnedFd> {
-    Some(shm::duplicate_fd(event.as_raw_fd()).unwrap())
+fn descriptor_of(event: &EventFd) -> OwnedFd {
+    shm::duplicate_fd(event.as_raw_fd()).unwrap()
 }
 
 impl Rig {
@@ -141,7 +146,16 @@ impl Rig {
         Self::with(SplitLayout::new(DEPTH, None, DEPTH).unwrap())
     }
 
+    /// The same, and the device gives no interrupts.
+    fn polled() -> (Self, Device) {
+        Self::wired(SplitLayout::new(DEPTH, None, DEPTH).unwrap(), EventFd::new().unwrap(), false)
+    }
+
     fn with(layout: SplitLayout) -> (Self, Device) {
+        Self::wired(layout, EventFd::new().unwrap(), true)
+    }
+
+    fn wired(layout: SplitLayout, interrupt: EventFd, interrupts: bool) -> (Self, Device) {
         let space = DmaSpace::new();
         space.map(1 << 20, 1 << 32).unwrap();
         let ring = space.alloc(layout.length, 4096).unwrap();
@@ -149,11 +163,11 @@ impl Rig {
         let data = space.alloc(4096, 4096).unwrap();
         let split =
             SplitQueue::new(ring.claim().unwrap(), layout, SplitOptions::default()).unwrap();
-        let (kick, interrupt) = (EventFd::new().unwrap(), EventFd::new().unwrap());
+        let kick = EventFd::new().unwrap();
         let (connection, ours) = UnixStream::pair().unwrap();
         let wires = Wires {
             doorbell: Arc::new(Doorbell::EventFd(kick)),
-            interrupt: descriptor_of(&interrupt),
+            interrupt: interrupts.then(|| descriptor_of(&interrupt)),
             hangup: Some(ours.into()),
         };
         let limits = limits(CAPACITY_SECTORS);
@@ -332,6 +346,111 @@ fn a_device_that_hangs_up_ends_a_wait() {
             Err(QueueError::Gone("the device hung up; close the disk and open it again".into()))
         );
     });
+}
+
+#[test]
+fn a_polled_queue_waits_by_looking_and_asks_for_no_interrupt() {
+    let (rig, mut device) = Rig::polled();
+    let (stop, ticks) = (AtomicBool::new(false), AtomicUsize::new(0));
+    thread::scope(|scope| {
+        let served = scope.spawn(|| {
+            let started = Instant::now();
+            while !stop.load(Relaxed) && started.elapsed() < LONG {
+                device.take();
+                assert!(!device.ring.wants_interrupt());
+                // Longer than the driver looks, so that it has to nap.
+                thread::sleep(Duration::from_micros(500));
+                device.complete(device.held.len());
+            }
+        });
+        let (rig, ticks) = (&rig, &ticks);
+        let execute = move |first: u64| {
+            let started = Instant::now();
+            for start in first..first + 50 {
+                let execution = rig.begin(start..start + 3);
+                let statuses = rig.queue.finish(&execution, Some(started + LONG), || {
+                    ticks.fetch_add(1, Relaxed);
+                    Ok::<(), QueueError>(())
+                });
+                assert_eq!(statuses, Ok(statuses_of(start..start + 3)));
+            }
+        };
+        let others = [scope.spawn(move || execute(0)), scope.spawn(move || execute(100_000))];
+        let [(), ()] = others.map(join);
+        stop.store(true, Relaxed);
+        join(served);
+    });
+    // A wait that only ends with its tick calls it; on a busy machine some do.
+    let ticks = ticks.load(Relaxed);
+    assert!(ticks < 50, "{ticks} of 100 waits were not looked after in time");
+}
+
+#[test]
+fn a_polled_queue_lets_its_owner_act_about_every_tick() {
+    let (rig, mut device) = Rig::polled();
+    let execution = rig.begin([1]);
+    assert_eq!(device.take(), [1]);
+    let (started, mut ticks) = (Instant::now(), 0);
+    let ended = rig.queue.finish(&execution, Some(started + LONG), || {
+        ticks += 1;
+        if ticks < 3 { Ok(()) } else { Err(QueueError::Gone("the owner ends it".into())) }
+    });
+    assert_eq!(ended, Err(QueueError::Gone("the owner ends it".into())));
+    assert!(started.elapsed() >= 3 * vring::TICK, "each is dear");
+    assert_eq!(rig.queue.end(execution), [STATUS_PENDING]);
+}
+
+#[test]
+fn a_device_that_hangs_up_ends_a_wait_on_a_polled_queue() {
+    let (rig, mut device) = Rig::polled();
+    let execution = rig.begin([1]);
+    assert_eq!(device.take(), [1]);
+    thread::scope(|scope| {
+        let waiting = scope.spawn(|| rig.finish(&execution));
+        rig.connection.shutdown(std::net::Shutdown::Both).unwrap();
+        assert_eq!(
+            join(waiting),
+            Err(QueueError::Gone("the device hung up; close the disk and open it again".into()))
+        );
+    });
+}
+
+#[test]
+fn an_interrupt_that_queues_share_wakes_whoever_waits_on_any_of_them() {
+    let interrupt = EventFd::new().unwrap();
+    let layout = SplitLayout::new(DEPTH, None, DEPTH).unwrap();
+    let mut rigs = [0; 4].map(|_| Rig::wired(layout, interrupt.try_clone().unwrap(), true));
+    let prompt = (0..20).any(|_| {
+        let ticks = AtomicUsize::new(0);
+        let executions: Vec<_> = rigs.iter().map(|(rig, _)| rig.begin([1])).collect();
+        thread::scope(|scope| {
+            let mut waiting = Vec::new();
+            let mut devices = Vec::new();
+            for ((rig, device), execution) in rigs.iter_mut().zip(&executions) {
+                assert_eq!(device.take(), [1]);
+                devices.push(device);
+                let (rig, ticks): (&Rig, _) = (rig, &ticks);
+                waiting.push(scope.spawn(move || {
+                    rig.queue.finish(execution, Some(Instant::now() + LONG), || {
+                        ticks.fetch_add(1, Relaxed);
+                        Ok::<(), QueueError>(())
+                    })
+                }));
+                rig.until_armed();
+            }
+            // All have completed before the one interrupt comes that is for all.
+            let (last, others) = devices.split_last_mut().unwrap();
+            for device in others {
+                device.complete_silently(1);
+            }
+            last.complete(1);
+            for thread in waiting {
+                assert_eq!(join(thread), Ok(statuses_of([1])));
+            }
+        });
+        ticks.load(Relaxed) == 0
+    });
+    assert!(prompt, "somebody was not woken");
 }
 
 #[test]
