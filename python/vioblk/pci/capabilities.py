@@ -187,7 +187,7 @@ def _walk_standard(config: ConfigSpace, problems: list[str]) -> list[Capability]
     offset = read_capabilities_pointer(config, header_type)
     seen: set[int] = set()
     while offset:
-        problem = _why_not_walk(offset, seen, HEADER_LENGTH, end - _HEADER_LENGTH)
+        problem = _why_not_walk(offset, seen, HEADER_LENGTH, end, _HEADER_LENGTH)
         if problem is None and config.read(offset, 1) == 0xFF:
             problem = f"the capability at {offset:#04x} reads as all ones"
         if problem is not None:
@@ -205,7 +205,7 @@ def _walk_extended(config: ConfigSpace, problems: list[str]) -> list[ExtendedCap
     offset = STANDARD_END if end >= STANDARD_END + _EXTENDED_HEADER_LENGTH else 0
     seen: set[int] = set()
     while offset:
-        problem = _why_not_walk(offset, seen, STANDARD_END, end - _EXTENDED_HEADER_LENGTH)
+        problem = _why_not_walk(offset, seen, STANDARD_END, end, _EXTENDED_HEADER_LENGTH)
         if problem is not None:
             problems.append(f"extended list: {problem}")
             break
@@ -218,13 +218,15 @@ def _walk_extended(config: ConfigSpace, problems: list[str]) -> list[ExtendedCap
     return capabilities
 
 
-def _why_not_walk(offset: int, seen: set[int], start: int, last: int) -> str | None:
+def _why_not_walk(
+    offset: int, seen: set[int], start: int, end: int, header_length: int
+) -> str | None:
     if offset < start:
         return f"a pointer leads to {offset:#04x}, below {start:#x} where capabilities start"
     if offset in seen:
         return f"the list loops back to {offset:#04x}"
-    if offset > last:
-        return f"a pointer leads to {offset:#04x}, beyond what can be read of this space"
+    if offset + header_length > end:
+        return f"a pointer leads to {offset:#04x}, and only {end} bytes can be read"
     return None
 
 

@@ -47,7 +47,8 @@ def write_command(config: ConfigSpace, command: int) -> None:
 def change_command(config: ConfigSpace, *, set_bits: int = 0, clear_bits: int = 0) -> Command:
     """Set and clear bits, and leave the others; returns the register as it was before."""
     before = read_command(config)
-    after = (before | set_bits) & ~clear_bits
+    # As plain numbers: the complement of a flag has none of the bits that have no name here.
+    after = (int(before) | set_bits) & ~int(clear_bits)
     if after != before:
         write_command(config, after)
     return before
