@@ -46,6 +46,9 @@ class Tap:
             for each in transport.space.mappings
         ]
         self._seen = self._available_index()
+        self.chains: list[list[tuple[int, bool]]] = []
+        """(length in bytes, whether the device writes it) of each descriptor of each request that
+        was taken."""
 
     def close(self) -> None:
         for _, mapped in self._maps:
@@ -96,7 +99,9 @@ class Tap:
 
     def _request(self, head: int) -> WireRequest:
         readable, writable = b"", []
-        for address, length, flags in self._chain(head):
+        chain = self._chain(head)
+        self.chains.append([(length, bool(flags & WRITE)) for _, length, flags in chain])
+        for address, length, flags in chain:
             if flags & WRITE:
                 writable.append(length)
             else:
