@@ -65,7 +65,7 @@ class BlockDevice:
 
     def __init__(
         self,
-        transport: Transport,
+        device: VirtioDevice | Transport,
         *,
         queues: QueueOptions | None = None,
         force_on: frozenset[int] = frozenset(),
@@ -73,7 +73,10 @@ class BlockDevice:
         timeout_s: float = DEFAULT_TIMEOUT_S,
         on_config_change: Callable[[BlockConfig], None] | None = None,
     ) -> None:
-        """Take `transport` over, and bring the device to life; see `vioblk.open`."""
+        """Take `device` (or the way to one) over, and bring it to life; see `vioblk.open`."""
+        if isinstance(device, Transport):
+            device = VirtioDevice(device)
+        transport = device.transport
         try:
             if not timeout_s > 0:
                 raise ValueError(f"timeout_s must be more than 0, not {timeout_s}; it bounds waits")
@@ -88,11 +91,10 @@ class BlockDevice:
             self._driver = BlockDriver(queues or QueueOptions(), self._gate)
             self._driver.on_config_change = on_config_change
             self._timeout_s = timeout_s
-            device = VirtioDevice(transport)
             self._transfers = Transfers(self._driver, device.memory, timeout_s)
             self._device = device
         except BaseException:
-            transport.close()
+            device.close()  # it has not lived yet, so nothing is waited for
             raise
         try:
             self._initialize(INITIALIZE_TIMEOUT_S)
@@ -324,6 +326,7 @@ class BlockDevice:
             return DiskInfo(
                 address=self._address,
                 transport=self._transport_name,
+                transport_details=dict(self._device.transport.details()),
                 ring=driver.options.ring,
                 serial=self._serial(),
                 capacity_bytes=self._capacity(),

@@ -31,6 +31,8 @@ class DiskInfo:
     address: str
     transport: str
     """How it is reached: "software", "vhost-user"."""
+    transport_details: Mapping[str, str]
+    """What else is worth knowing of the way: a bus address, the interface, the interrupts."""
     ring: str
     """"native" or "reference"."""
     serial: str
@@ -60,6 +62,7 @@ class DiskInfo:
                 "read_only", "writeback", "timeout_s", "device_queue_count",
             )
         }  # fmt: skip
+        plain["transport_details"] = dict(self.transport_details)
         plain["offered"] = list(self.offered.names)
         plain["accepted"] = list(self.accepted.names)
         plain["features"] = [

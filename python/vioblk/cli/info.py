@@ -46,6 +46,7 @@ def properties_table(found: DiskInfo) -> Table:
     rows = {
         "address": found.address,
         "transport": found.transport,
+        **found.transport_details,
         "serial": found.serial or "(none)",
         "capacity": size,
         "logical block": f"{found.block_size} bytes",

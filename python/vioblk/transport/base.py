@@ -5,10 +5,11 @@ Initialization; a transport carries them out and decides nothing.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from vioblk._native import DmaSpace, Doorbell, Mapping
+from vioblk._native import DmaSpace, Doorbell
+from vioblk._native import Mapping as DmaMapping
 
 
 class QueueAddresses(NamedTuple):
@@ -45,6 +46,10 @@ class Transport(ABC):
     transport_features: frozenset[int] = frozenset()
     """Feature bits that mean something only to some transports, and do to this one (2.2.1)."""
 
+    status_at_hand: bool = True
+    """The status is a register, and reading it waits for nobody: it can be looked at whenever
+    something is odd."""
+
     mapping_count_max: int = 8
     """How many mappings of memory the device can be told of."""
     maps_while_live: bool = True
@@ -54,7 +59,7 @@ class Transport(ABC):
     this process, so that they may be unmapped."""
 
     @abstractmethod
-    def map_memory(self, length_bytes: int) -> Mapping:
+    def map_memory(self, length_bytes: int) -> DmaMapping:
         """Make `length_bytes` more memory reachable for the device and add it to `space`."""
 
     @abstractmethod
@@ -105,6 +110,11 @@ class Transport(ABC):
         it is itself called by the callback, or a call has not returned within about a second:
         that one is left behind, and is the last.
         """
+
+    def details(self) -> Mapping[str, str]:
+        """What is worth knowing of the way to the device, by name, for people to read: a bus
+        address, the register interface, how it interrupts."""
+        return {}
 
     def explain_failure(self) -> str | None:
         """What the transport knows of why the device last failed a request, if anything."""

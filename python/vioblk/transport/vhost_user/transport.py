@@ -65,6 +65,7 @@ class VhostUserTransport(Transport):
     device_type = 2
     transport_features = frozenset({ORDER_PLATFORM})
     memory_safe_after_close = True
+    status_at_hand = False
     """The back end has mappings of its own: what is unmapped here is beyond its reach."""
 
     def __init__(
