@@ -1,10 +1,17 @@
-"""What a driver for one type of device is, and what it is handed to build its queues from."""
+"""What a driver for one type of device is, and what it is handed to build its queues from.
+
+A driver has two halves: a `BusDriver`, one for all devices of its type, which is registered with a
+bus and makes what a user holds; and a `Driver`, one for each device, which the device layer calls
+through the device's life.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import IntEnum
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from vioblk._native import DmaSpace, Region, SplitLayout
+from vioblk.address import Option
 from vioblk.errors import StateError
 from vioblk.features import FeatureSet, Wish
 from vioblk.memory import DmaMemory
@@ -141,3 +148,55 @@ class Driver(Protocol):
         queue index, the tokens of the requests that never completed; a queue that the device
         might still be using is not in it.
         """
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceIdentity:
+    """What a driver is told of a device before it attaches: what it is, and nothing of the bus
+    that it was found on."""
+
+    address: str
+    """What a user would call it."""
+    device_type: int
+    """The virtio device ID (VIRTIO 1.4, 5 Device Types)."""
+    type_name: str
+    transport: str
+    """How it is reached: "software", "qemu"."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the user asked of the driver of one device."""
+
+    options: Mapping[str, object] = field(default_factory=dict)
+    """As `BusDriver.options` has read them; those that were given."""
+    force_on: frozenset[int] = frozenset()
+    force_off: frozenset[int] = frozenset()
+
+
+class Attached(Protocol):
+    """What a driver makes of a device, and a user holds: a disk, a source of random bytes."""
+
+    @property
+    def closed(self) -> bool:
+        """Whether it has let go of the device."""
+
+    def close(self, *, drain: bool = True, timeout_s: float | None = None) -> None:
+        """Stop the device and let go of it, as `VirtioDevice.close` does. With `drain` false,
+        raise DeviceBusyError if it is in use, and change nothing."""
+
+
+@dataclass(frozen=True)
+class BusDriver:
+    """A driver for one type of device, as it is registered with a bus."""
+
+    name: str
+    device_type: int
+    """The virtio device ID that it drives."""
+    attach: Callable[["VirtioDevice", DeviceIdentity, Settings], Attached]
+    """Bring the device to life. It is handed over; if this raises, the bus closes it."""
+    options: Mapping[str, Option] = field(default_factory=dict)
+    """What it takes beside the options of the transport and the names of features."""
+    features: type[IntEnum] | None = None
+    """The feature bits of its device type; without them none of these is ever accepted."""
+    legacy_only_features: frozenset[int] = frozenset()

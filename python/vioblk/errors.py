@@ -27,6 +27,14 @@ class DiskBusyError(DeviceBusyError):
     """Requests are in flight, so the disk cannot be closed without draining."""
 
 
+class NoDriverError(VioblkError, LookupError):
+    """No driver is registered for this type of device."""
+
+
+class DuplicateDriverError(VioblkError, ValueError):
+    """Two drivers claim one type of device."""
+
+
 class NegotiationError(VioblkError, OSError):
     """Driver and device found no set of features that both accept."""
 

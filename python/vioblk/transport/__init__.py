@@ -11,6 +11,7 @@ SCHEMES: Final[Mapping[str, str]] = {
     "mem": "vioblk.transport.software",
     "file": "vioblk.transport.software",
     "vhost-user": "vioblk.transport.vhost_user",
+    "qemu": "vioblk.transport.qemu",
 }
 """Scheme of an address -> the module that serves it."""
 
@@ -20,6 +21,12 @@ class BackEnd(Protocol):
 
     OPTIONS: Mapping[str, Option]
     """The options that its addresses take."""
+
+    def device_type(self, address: Address, options: Mapping[str, object]) -> int:
+        """The type of the device at an address, which is not reached for that.
+
+        Raises AddressError, OSError, TransportError.
+        """
 
     def connect(self, address: Address, options: Mapping[str, object]) -> Transport:
         """Reach the device. `options`: those that were given, read as OPTIONS says.

@@ -158,6 +158,11 @@ class SoftwareTransport(Transport):
             self.device.close()
 
 
+def device_type(address: Address, options: Mapping[str, object]) -> int:
+    """The software device is a block device."""
+    return BLOCK_DEVICE_TYPE
+
+
 def connect(address: Address, options: Mapping[str, object]) -> SoftwareTransport:
     """Make the device of a `mem:` or `file:` address.
 

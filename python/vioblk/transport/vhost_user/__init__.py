@@ -11,7 +11,7 @@ from vioblk.address import Address, Option, seconds
 from vioblk.transport.vhost_user.connection import DEFAULT_TIMEOUT_S
 from vioblk.transport.vhost_user.transport import DRAIN_TIMEOUT_S, VhostUserTransport
 
-__all__ = ["OPTIONS", "VhostUserTransport", "connect"]
+__all__ = ["OPTIONS", "VhostUserTransport", "connect", "device_type"]
 
 OPTIONS: Final[Mapping[str, Option]] = {
     "reply_timeout": seconds(
@@ -22,6 +22,11 @@ OPTIONS: Final[Mapping[str, Option]] = {
         f"requests in flight; {DRAIN_TIMEOUT_S:g} if not given"
     ),
 }
+
+
+def device_type(address: Address, options: Mapping[str, object]) -> int:
+    """A vhost-user back end does not say what it is; this transport asks block devices only."""
+    return VhostUserTransport.device_type
 
 
 def connect(address: Address, options: Mapping[str, object]) -> VhostUserTransport:
