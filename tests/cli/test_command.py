@@ -16,7 +16,7 @@ from vioblk.cli.app import run
 from vioblk.cli.sizes import format_size
 
 PYPROJECT = Path(__file__).resolve().parents[2] / "pyproject.toml"
-COMMANDS = ("demo", "info", "read", "write", "copy", "zero", "discard")
+COMMANDS = ("demo", "list", "info", "read", "write", "copy", "zero", "discard")
 
 
 def test_help_names_every_command() -> None:

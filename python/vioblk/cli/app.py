@@ -13,6 +13,7 @@ from vioblk.__main__ import INTERRUPTED
 from vioblk.cli.copy import copy
 from vioblk.cli.demo import demo
 from vioblk.cli.info import info
+from vioblk.cli.list import list_devices
 from vioblk.cli.transfer import discard, read, write, zero
 
 TRACEBACK_VARIABLE: Final = "VIOBLK_TRACEBACK"
@@ -29,6 +30,7 @@ app = typer.Typer(
 )
 for command in (demo, info, read, write, copy, zero, discard):
     app.command()(command)
+app.command("list")(list_devices)
 
 
 def _show_version(wanted: bool) -> None:
