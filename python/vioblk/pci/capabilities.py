@@ -70,7 +70,7 @@ class MsixCapability(Capability):
     """MSI-X (PCI Local Bus 3.0, 6.8.2 MSI-X Capability and Table Structures)."""
 
     vector_count: int
-    """Entries of the table, 1 to 2048: the Table Size field holds one less."""
+    """Entries of the table, 1 to 2048."""
     table_bar: int
     """6 and 7 are reserved."""
     table_offset: int
@@ -266,7 +266,7 @@ def _msix(config: ConfigSpace, at: Capability) -> Capability:
     return MsixCapability(
         at.id,
         at.offset,
-        vector_count=(control & 0x7FF) + 1,
+        vector_count=_vector_count(control),
         table_bar=table & 7,
         table_offset=table & ~7,
         pending_bar=pending & 7,
@@ -274,6 +274,11 @@ def _msix(config: ConfigSpace, at: Capability) -> Capability:
         enabled=bool(control & 0x8000),
         masked=bool(control & 0x4000),
     )
+
+
+def _vector_count(control: int) -> int:
+    """The Table Size field holds one less than there are."""
+    return (control & 0x7FF) + 1
 
 
 def _msi(config: ConfigSpace, at: Capability) -> Capability:
