@@ -9,16 +9,20 @@ with vioblk.open("mem:64M") as disk:
 """
 
 from collections.abc import Callable
-from typing import cast
 
 from vioblk._native import Region
-from vioblk.address import parse_address, sort_options
+from vioblk.block import attach as _block
 from vioblk.block.config import BlockConfig, Geometry, Topology
-from vioblk.block.disk import DEFAULT_TIMEOUT_S, BlockDevice
+from vioblk.block.disk import BlockDevice
 from vioblk.block.features import BLOCK_DEVICE_TYPE
 from vioblk.block.info import DiskInfo
 from vioblk.block.limits import DiskLimits
-from vioblk.block.options import OPTIONS, queue_options
+from vioblk.bus import Bus, BusDevice, BusState, attach_candidate
+from vioblk.candidate import AddressCandidate
+from vioblk.device import VirtioDevice
+from vioblk.discovery import FoundDevice, scan
+from vioblk.driver import Attached
+from vioblk.drivers import default_bus
 from vioblk.errors import (
     AddressError,
     BeyondEndError,
@@ -26,9 +30,11 @@ from vioblk.errors import (
     DeviceBusyError,
     DeviceGoneError,
     DiskBusyError,
+    DuplicateDriverError,
     ForkedError,
     InvalidRequestError,
     NegotiationError,
+    NoDriverError,
     ProtocolError,
     QueueBroken,
     QueueFull,
@@ -44,23 +50,30 @@ from vioblk.errors import (
     VioblkError,
     ZeroLengthError,
 )
-from vioblk.transport import back_end
+from vioblk.rng import EntropyDevice
 
 __all__ = [
     "AddressError",
     "BeyondEndError",
     "BlockConfig",
     "BlockDevice",
+    "Bus",
+    "BusDevice",
+    "BusState",
     "ChainTooLong",
     "DeviceBusyError",
     "DeviceGoneError",
     "DiskBusyError",
     "DiskInfo",
     "DiskLimits",
+    "DuplicateDriverError",
+    "EntropyDevice",
     "ForkedError",
+    "FoundDevice",
     "Geometry",
     "InvalidRequestError",
     "NegotiationError",
+    "NoDriverError",
     "ProtocolError",
     "QueueBroken",
     "QueueFull",
@@ -77,6 +90,8 @@ __all__ = [
     "UnsupportedError",
     "VioblkError",
     "ZeroLengthError",
+    "attach",
+    "find",
     "open",
 ]
 
@@ -108,20 +123,39 @@ def open(  # noqa: A001  - vioblk.open reads as gzip.open does
     TransportError if the device cannot be reached, NegotiationError if driver and device find no
     common set of features, ResetTimeoutError, ValueError for queues that the device does not have.
     """
-    parsed = parse_address(address)
-    transport = back_end(parsed)
-    chosen = sort_options(
-        parsed,
-        options,
-        transport_options=transport.OPTIONS,
-        driver_options=OPTIONS,
-        device_type=BLOCK_DEVICE_TYPE,
+    candidate = AddressCandidate(address, options)
+    identity = candidate.identity
+    if identity.device_type != BLOCK_DEVICE_TYPE:
+        raise AddressError(
+            f"{address} is a device of type {identity.device_type} ({identity.type_name}), and no "
+            "disk; vioblk.attach(address) opens devices of any type that has a driver"
+        )
+    transport, settings = candidate.connect(_block.DRIVER)
+    return _block.attach(
+        VirtioDevice(transport), identity, settings, on_config_change=on_config_change
     )
-    return BlockDevice(
-        transport.connect(parsed, chosen.transport),
-        queues=queue_options(chosen.driver),
-        force_on=chosen.force_on,
-        force_off=chosen.force_off,
-        timeout_s=cast(float, chosen.driver.get("timeout_s", DEFAULT_TIMEOUT_S)),
-        on_config_change=on_config_change,
-    )
+
+
+def attach(address: str, **options: object) -> Attached:
+    """Open the device at `address` with the driver of its type, and return what that makes.
+
+    A `BlockDevice` for a block device, an `EntropyDevice` for an entropy source; for another type
+    whatever a driver of another package makes (see `vioblk.bus`). `options` are those of `open`,
+    with the options and features of that driver in the place of those of disks.
+
+    Raises as `open` does, and NoDriverError if no driver is registered for the type of the device,
+    DuplicateDriverError if the packages that are installed disagree about who it is.
+    """
+    candidate = AddressCandidate(address, options)
+    return attach_candidate(candidate, default_bus().driver_for(candidate.identity.device_type))
+
+
+def find(address: str | None = None, *, everything: bool = False) -> list[FoundDevice]:
+    """The virtio PCI devices of this machine, or of the one behind `address` (`qemu:`): what each
+    is, who has it, and how to open it or why that cannot be done. Nothing is opened or changed.
+
+    With `everything`, the other PCI functions as well. Raises AddressError for an address that
+    leads to no PCI bus, and what opening it raises.
+    """
+    found = scan(address).devices
+    return found if everything else [each for each in found if each.identity is not None]

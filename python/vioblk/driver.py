@@ -8,7 +8,8 @@ through the device's life.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+from types import TracebackType
+from typing import TYPE_CHECKING, Generic, Protocol, Self, TypeVar
 
 from vioblk._native import DmaSpace, Region, SplitLayout
 from vioblk.address import Option
@@ -175,7 +176,17 @@ class Settings:
 
 
 class Attached(Protocol):
-    """What a driver makes of a device, and a user holds: a disk, a source of random bytes."""
+    """What a driver makes of a device, and a user holds: a disk, a source of random bytes. A
+    context manager, which closes it."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None: ...
 
     @property
     def closed(self) -> bool:
