@@ -1,0 +1,224 @@
+"""A virtio device of a QEMU, as the PCI transport sees the machine around it."""
+
+import os
+from collections.abc import Callable
+from typing import final
+
+from vioblk._native import DmaSpace, Doorbell, Mapping
+from vioblk.errors import TransportError, UnsupportedError
+from vioblk.features import Feature
+from vioblk.pci.access import NotifyPlace, Registers
+from vioblk.pci.bars import Bar
+from vioblk.pci.capabilities import walk
+from vioblk.pci.command import Command, change_command
+from vioblk.pci.msix import MsixTable
+from vioblk.pci.registers import check_access
+from vioblk.transport.qemu.controls import DeviceControls
+from vioblk.transport.qemu.machine import Machine
+from vioblk.transport.qemu.qtest import MEMORY_WRITE, PORT_WRITE
+
+
+class QemuPlatform(DeviceControls):
+    """See `vioblk.pci.access.PciPlatform`; what else can be done to the device is in its base.
+
+    `owns_machine`: closing this ends QEMU.
+    """
+
+    name = "qemu"
+    mapping_count_max = 1 << 16
+    maps_while_live = True
+    memory_safe_after_close = True
+    """No byte of the machine's memory is ever given to two."""
+    transport_features: frozenset[int] = frozenset(
+        {Feature.ACCESS_PLATFORM, Feature.ORDER_PLATFORM}
+    )
+
+    def __init__(self, machine: Machine, *, owns_machine: bool = True) -> None:
+        super().__init__(machine)
+        self._owns_machine = owns_machine
+        self.space = DmaSpace()
+        self.config = machine.config(machine.location)
+        self._presence = machine.presence()
+        self._bars = machine.bars
+        self.hangup_fd: int | None = self._presence.hangup_fd
+        self.vector_count_max = len(machine.doorbells.fds) if machine.doorbells else 0
+        self._doorbells: dict[NotifyPlace, tuple[int, Doorbell]] = {}
+        self._msix: MsixTable | None = None
+        self._intx: _IntxLine | None = None
+
+    def registers(self, bar: int) -> Registers:
+        """The registers of a BAR, by qtest commands."""
+        found = self._bars.get(bar)
+        if found is None:
+            raise TransportError(f"the device has no BAR {bar}")
+        return BarRegisters(self, found)
+
+    def map_memory(self, length_bytes: int) -> Mapping:
+        """A part of the machine's memory, at the address that it has there."""
+        return self.machine.map_memory(self.space, length_bytes)
+
+    def doorbell(self, index: int, place: NotifyPlace) -> Doorbell:
+        """An eventfd, whose signals a thread turns into stores."""
+        if place.carries_data:
+            raise UnsupportedError("an eventfd cannot carry the data of NOTIFICATION_DATA")
+        known = self._doorbells.get(place)
+        if known is None:
+            fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+            known = self._doorbells[place] = (fd, Doorbell.eventfd(fd))
+            self.machine.pump.add(fd, self._store(place), counter=True)
+        return known[1]
+
+    def _store(self, place: NotifyPlace) -> Callable[[], None]:
+        """What rings the device's own doorbell."""
+        bar = self._bars[place.bar]
+        words = PORT_WRITE if bar.kind == "io" else MEMORY_WRITE
+        command = f"{words[2]} {bar.address + place.offset:#x} {place.value:#x}"
+        qtest, presence = self.machine.qtest, self._presence
+
+        def store() -> None:
+            if presence.reason is None:
+                qtest.post(command)
+
+        return store
+
+    # Interrupts
+
+    def open_vectors(self, count: int) -> list[int]:
+        """Point the first `count` vectors at the doorbell device, each at an eventfd of its own."""
+        table = self._msix_table()
+        table.disable()
+        server = self.machine.doorbells
+        if count == 0:
+            return []
+        if server is None or count > min(len(server.fds), table.vector_count):
+            raise TransportError(
+                f"{count} MSI-X vectors were asked for, and {self.vector_count_max} are there"
+            )
+        for vector in range(count):
+            data = server.message_data(vector)
+            table.program(vector, self.machine.doorbell_address, data)
+        table.enable()
+        return server.fds[:count]
+
+    def _msix_table(self) -> MsixTable:
+        if self._msix is None:
+            capability = walk(self.config).msix
+            if capability is None:
+                raise TransportError("the device has no MSI-X capability")
+            self._msix = MsixTable(
+                self.config,
+                capability,
+                self.registers(capability.table_bar),
+                self.registers(capability.pending_bar),
+            )
+        return self._msix
+
+    def open_intx(self) -> int | None:
+        """An eventfd that follows the pin by way of the I/O APIC."""
+        if self._intx is None:
+            machine = self.machine
+            line = machine.chipset.route(machine.location, machine.settings.irq)
+            if line is None:
+                return None
+            self._intx = _IntxLine(line)
+            machine.lines.listen(line, self._intx.set_level)
+        return self._intx.fd
+
+    def acknowledge_intx(self) -> None:
+        """Signal again at once if the pin is still, or again, asserted."""
+        if self._intx is not None:
+            self._intx.acknowledge()
+
+    def set_bus_master(self, enabled: bool) -> None:
+        """Bit 2 of the command register."""
+        bit = Command.BUS_MASTER
+        change_command(
+            self.config, set_bits=bit if enabled else 0, clear_bits=0 if enabled else bit
+        )
+
+    # The end
+
+    def check_present(self) -> None:
+        """Raises DeviceGoneError if the device is known to have gone."""
+        self._presence.check()
+
+    def explain_failure(self) -> str | None:
+        """What QEMU has said of an I/O error."""
+        return self.machine.last_error
+
+    def close(self) -> None:
+        """Let go of the device, and end QEMU if it is this one's."""
+        for fd, _ in self._doorbells.values():
+            self.machine.pump.remove(fd)
+        if self._intx is not None:
+            self.machine.lines.forget(self._intx.line)
+        if self._owns_machine:
+            self.machine.close()
+        # After the threads that used them.
+        for fd, _ in self._doorbells.values():
+            os.close(fd)
+        self._doorbells.clear()
+        if self._intx is not None:
+            self._intx.close()
+            self._intx = None
+        self.hangup_fd = None
+        self._presence.close()
+
+
+@final
+class BarRegisters:
+    """The registers of one BAR."""
+
+    def __init__(self, platform: QemuPlatform, bar: Bar) -> None:
+        qtest = platform.machine.qtest
+        io = bar.kind == "io"
+        self._read = qtest.read_port if io else qtest.read_memory
+        self._write = qtest.write_port if io else qtest.write_memory
+        self._platform = platform
+        self._address = bar.address
+        self._length = bar.length or 0
+
+    @property
+    def length(self) -> int:
+        """Bytes."""
+        return self._length
+
+    def read(self, offset: int, width: int) -> int:
+        """See `Registers.read`."""
+        check_access(offset, width, self._length)
+        self._platform.check_present()
+        return self._read(self._address + offset, width)
+
+    def write(self, offset: int, width: int, value: int) -> None:
+        """See `Registers.write`."""
+        check_access(offset, width, self._length)
+        if not 0 <= value < 1 << 8 * width:
+            raise ValueError(f"{value:#x} does not fit in {width} bytes")
+        self._platform.check_present()
+        self._write(self._address + offset, width, value)
+
+
+class _IntxLine:
+    """A pin that stays asserted, made into single signals."""
+
+    def __init__(self, line: int) -> None:
+        self.line = line
+        self.fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._asserted = False
+        self._signalled = False
+
+    def set_level(self, asserted: bool) -> None:
+        self._asserted = asserted
+        self._signal()
+
+    def acknowledge(self) -> None:
+        self._signalled = False
+        self._signal()
+
+    def _signal(self) -> None:
+        if self._asserted and not self._signalled:
+            self._signalled = True
+            os.eventfd_write(self.fd, 1)
+
+    def close(self) -> None:
+        os.close(self.fd)

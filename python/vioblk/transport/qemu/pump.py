@@ -1,0 +1,139 @@
+"""One thread that turns signals of descriptors into calls: doorbells, and lines of interrupts."""
+
+import os
+import select
+import weakref
+from collections.abc import Callable
+from contextlib import suppress
+from threading import Lock, Thread, current_thread
+from typing import Final
+
+from vioblk.errors import DeviceGoneError, TransportError
+
+JOIN_TIMEOUT_S: Final = 1.0
+
+EVENTS_MAX: Final = 16
+
+
+class Pump:
+    """Calls what belongs to a descriptor whenever it is readable. Thread-safe.
+
+    It starts with its first descriptor, and ends with `close`, when it is forgotten, or when a
+    call raises DeviceGoneError. A call that raises another TransportError is made again at the
+    next signal.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._lock = Lock()
+        self._state: _State | None = None
+        self._thread: Thread | None = None
+        self._stop: weakref.finalize[..., Pump] | None = None
+        self._closed = False
+
+    def add(self, fd: int, call: Callable[[], None], *, counter: bool) -> None:
+        """`call` when `fd` is readable, and go on until it is removed or the pump closed.
+
+        `counter`: it is an eventfd, whose count is taken before the call. The descriptor is the
+        caller's, and has to stay open meanwhile.
+        """
+        with self._lock:
+            if self._closed:
+                return
+            if self._state is None:
+                self._start()
+            assert self._state is not None
+            self._state.add(fd, call, counter=counter)
+
+    def remove(self, fd: int) -> None:
+        """No further call for `fd` begins; one may be under way."""
+        with self._lock:
+            if self._state is not None:
+                self._state.remove(fd)
+
+    def close(self) -> None:
+        """End the thread. Idempotent; one that is in a call for too long is left to itself."""
+        with self._lock:
+            self._closed = True
+            stop, thread = self._stop, self._thread
+        if stop is not None and thread is not None:
+            stop()
+            if thread is not current_thread():
+                thread.join(JOIN_TIMEOUT_S)
+
+    def _start(self) -> None:
+        state = _State()
+        self._stop = weakref.finalize(self, _State.stop, state)
+        self._stop.atexit = False
+        thread = Thread(target=state.run, name=self._name, daemon=True)
+        try:
+            thread.start()
+        except BaseException:
+            state.end()
+            raise
+        self._state, self._thread = state, thread
+
+
+class _State:
+    """What the thread holds."""
+
+    def __init__(self) -> None:
+        self._owner_pid = os.getpid()
+        self._stop_fd = os.eventfd(0, os.EFD_CLOEXEC)
+        self._poller = select.epoll()
+        self._calls: dict[int, tuple[Callable[[], None], bool]] = {}
+        self._lock = Lock()
+        self._ended = False
+        self._poller.register(self._stop_fd, select.EPOLLIN)
+
+    def add(self, fd: int, call: Callable[[], None], *, counter: bool) -> None:
+        with self._lock:
+            if not self._ended:
+                self._calls[fd] = (call, counter)
+                self._poller.register(fd, select.EPOLLIN)
+
+    def remove(self, fd: int) -> None:
+        with self._lock:
+            if self._calls.pop(fd, None) is not None and not self._ended:
+                self._poller.unregister(fd)
+
+    def stop(self) -> None:
+        # An eventfd is shared with a forked child, which must not stop its parent's thread.
+        if os.getpid() == self._owner_pid:
+            with self._lock:
+                if not self._ended:
+                    os.eventfd_write(self._stop_fd, 1)
+
+    def run(self) -> None:
+        try:
+            while self._turn():
+                pass
+        except DeviceGoneError:
+            pass  # There is nobody to be called any more.
+        finally:
+            self.end()
+
+    def _turn(self) -> bool:
+        for fd, _ in self._poller.poll(maxevents=EVENTS_MAX):
+            if fd == self._stop_fd:
+                return False
+            call, counter = self._calls.get(fd, (None, False))
+            if call is None:
+                continue
+            if counter:
+                with suppress(BlockingIOError):
+                    os.eventfd_read(fd)
+            try:
+                call()
+            except DeviceGoneError:
+                raise
+            except TransportError:
+                pass  # It has not answered in time; it may yet.
+        return True
+
+    def end(self) -> None:
+        with self._lock:
+            self._ended = True
+            self._poller.close()
+            os.close(self._stop_fd)
+            self._calls.clear()
