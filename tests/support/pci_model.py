@@ -15,7 +15,7 @@ from vioblk._native import DmaSpace, Doorbell
 from vioblk._native import Mapping as DmaMapping
 from vioblk.errors import DeviceGoneError, TransportError
 from vioblk.features import Feature
-from vioblk.pci.access import NotifyPlace, Registers
+from vioblk.pci.access import ConfigSpace, NotifyPlace, Registers
 from vioblk.pci.command import Command, change_command
 from vioblk.pci.layout import NO_VECTOR
 from vioblk.pci.registers import check_access
@@ -313,7 +313,7 @@ class ModelPlatform:
 
     def __init__(
         self,
-        config: ModelSpace,
+        config: ConfigSpace,
         bars: Mapping[int, Registers],
         *,
         vector_count_max: int = 8,
@@ -321,7 +321,7 @@ class ModelPlatform:
         features: frozenset[int] = frozenset(),
         hangs_up: bool = False,
     ) -> None:
-        self.config = config
+        self.config: ConfigSpace = config
         self.bars = dict(bars)
         self.space = DmaSpace()
         self.vector_count_max = vector_count_max
@@ -336,7 +336,7 @@ class ModelPlatform:
         self._doorbell_fds: dict[int, int] = {}
         self._intx_fd = os.eventfd(0, os.EFD_NONBLOCK) if intx else None
         self._sockets = socket.socketpair() if hangs_up else None
-        self.hangup_fd = None if self._sockets is None else self._sockets[0].fileno()
+        self.hangup_fd: int | None = None if self._sockets is None else self._sockets[0].fileno()
 
     def registers(self, bar: int) -> Registers:
         if bar not in self.bars:
@@ -391,8 +391,15 @@ class ModelPlatform:
         assert self._sockets is not None
         self._sockets[1].shutdown(socket.SHUT_RDWR)
 
+    @property
+    def space_writes(self) -> list[tuple[int, int, int]]:
+        """What was written to the configuration space."""
+        assert isinstance(self.config, ModelSpace)
+        return self.config.writes()
+
     def unplug(self) -> None:
         """From now on everything reads as all ones."""
+        assert isinstance(self.config, ModelSpace)
         self.config.data[:] = b"\xff" * self.config.length
         for bar in self.bars.values():
             for part in bar.parts.values() if isinstance(bar, Mosaic) else [bar]:

@@ -1,11 +1,12 @@
 """The PCI transport as a whole: one register layout, one platform, and a plan for interrupts."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from threading import RLock
 from typing import Final
 
-from vioblk._native import Doorbell, Mapping
+from vioblk._native import Doorbell
+from vioblk._native import Mapping as DmaMapping
 from vioblk.errors import VioblkError
 from vioblk.features import Feature
 from vioblk.pci.access import NotifyPlace, PciPlatform
@@ -183,7 +184,7 @@ class PciTransport(Transport):
 
     # Memory and queues
 
-    def map_memory(self, length_bytes: int) -> Mapping:
+    def map_memory(self, length_bytes: int) -> DmaMapping:
         """Make `length_bytes` more memory reachable for the device."""
         return self._platform.map_memory(length_bytes)
 
@@ -222,6 +223,10 @@ class PciTransport(Transport):
         return known.doorbell
 
     # The end
+
+    def details(self) -> Mapping[str, str]:
+        """The register interface and the interrupts, each with the reason."""
+        return {"interface": self._choice.reason, "interrupts": str(self.interrupts)}
 
     def explain_failure(self) -> str | None:
         """What the platform knows of why the device last failed a request, if anything."""
