@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tests.clauses import clause
 from tests.pci.spaces import ModelSpace, endpoint
-from tests.support.pci_model import ModernModel, RecordingRegisters
+from tests.support.pci_model import ModernModel, RecordingRegisters, WindowSpace
 from vioblk.pci.access import Registers
 from vioblk.pci.modern import ModernLayout
 from vioblk.pci.virtio_capabilities import (
@@ -28,45 +28,12 @@ DEVICE = Structure(StructureType.DEVICE, 0x60, 4, 0, 0x2000, 0x60, 0x60)
 STRUCTURES = (COMMON, ISR, DEVICE)
 
 
-class WindowSpace(ModelSpace):
-    """A function whose window works. It refuses what a driver must not do with it."""
-
-    def __init__(self, behind: dict[int, tuple[int, Registers]]) -> None:
-        """`behind`: for each BAR, where its registers start."""
-        super().__init__(bytes(endpoint().data), b"\xff" * 256)
-        self.behind = behind
-
-    def _field(self, offset: int) -> int:
-        return int.from_bytes(self.data[offset : offset + 4], "little")
-
-    def _target(self, width: int) -> tuple[Registers, int]:
-        assert self._field(LENGTH) == width, "the width of the access is the length"
-        start, registers = self.behind[self.data[BAR]]
-        return registers, self._field(OFFSET) - start
-
-    def read(self, offset: int, width: int) -> int:
-        if offset != DATA:
-            return super().read(offset, width)
-        registers, within = self._target(width)
-        value = registers.read(within, width)
-        self.log.append(("read", offset, width, value))
-        return value
-
-    def write(self, offset: int, width: int, value: int) -> None:
-        super().write(offset, width, value)
-        if offset == OFFSET:
-            assert value % self._field(LENGTH) == 0, "an offset that is no multiple of the length"
-        if offset == DATA:
-            registers, within = self._target(width)
-            registers.write(within, width, value)
-
-
 def window_over(space: ModelSpace) -> PciCfgWindow:
     return PciCfgWindow(space, ConfigWindow(CAPABILITY), STRUCTURES)
 
 
 def space_of(registers: Registers) -> WindowSpace:
-    return WindowSpace({4: (0x1000, registers)})
+    return WindowSpace(bytes(endpoint().data), CAPABILITY, {4: (0x1000, registers)})
 
 
 @clause("PCI-CFGACC-01", "PCI-CFGACC-03")
@@ -107,7 +74,11 @@ def test_an_access_that_is_not_aligned_is_not_made(offset: int, width: int) -> N
     [(4, 0x0FFC, 4), (4, 0x1040, 1), (4, 0x103F, 1), (2, 0x6, 2), (2, 0x7, 1), (0, 0x1000, 4)],
 )
 def test_what_belongs_to_no_structure_is_not_touched(bar: int, offset: int, width: int) -> None:
-    space = WindowSpace({4: (0x1000, RecordingRegisters(0x40)), 2: (7, RecordingRegisters(1))})
+    space = WindowSpace(
+        bytes(endpoint().data),
+        CAPABILITY,
+        {4: (0x1000, RecordingRegisters(0x40)), 2: (7, RecordingRegisters(1))},
+    )
     window = window_over(space)
     inside = (bar, offset, width) in [(4, 0x103F, 1), (2, 0x7, 1)]
     if inside:

@@ -303,6 +303,44 @@ class Mosaic:
         part.write(within, width, value)
 
 
+class WindowSpace(ModelSpace):
+    """The configuration space of a function whose window works. It refuses, as no device would,
+    what a driver must not do with it."""
+
+    def __init__(
+        self, data: bytes, capability: int, behind: Mapping[int, tuple[int, Registers]]
+    ) -> None:
+        """`capability`: where the window is. `behind`: for each BAR, where its registers start."""
+        super().__init__(data, b"\xff" * 256)
+        self.behind = behind
+        self.bar_at, self.offset_at = capability + 4, capability + 8
+        self.length_at, self.data_at = capability + 12, capability + 16
+
+    def _field(self, offset: int) -> int:
+        return int.from_bytes(self.data[offset : offset + 4], "little")
+
+    def _target(self, width: int) -> tuple[Registers, int]:
+        assert self._field(self.length_at) == width, "the width of the access is the length"
+        start, registers = self.behind[self.data[self.bar_at]]
+        return registers, self._field(self.offset_at) - start
+
+    def read(self, offset: int, width: int) -> int:
+        if offset != self.data_at:
+            return super().read(offset, width)
+        registers, within = self._target(width)
+        value = registers.read(within, width)
+        self.log.append(("read", offset, width, value))
+        return value
+
+    def write(self, offset: int, width: int, value: int) -> None:
+        super().write(offset, width, value)
+        if offset == self.offset_at:
+            assert value % self._field(self.length_at) == 0, "no multiple of the length"
+        if offset == self.data_at:
+            registers, within = self._target(width)
+            registers.write(within, width, value)
+
+
 class ModelPlatform:
     """A machine around one function, all of it in this process."""
 
@@ -457,10 +495,11 @@ def modern_space(
     device: int = 0x1042,
     vector_count: int = 0,
     window: bool = True,
+    common_length: int = 0x40,
 ) -> ModelSpace:
     """A modern function: the four structures in BAR 4 as above, and what else is given."""
     structures = [
-        virtio_cap(1, offset=COMMON_AT, length=0x40),
+        virtio_cap(1, offset=COMMON_AT, length=common_length),
         virtio_cap(3, offset=ISR_AT, length=1),
         virtio_cap(4, offset=DEVICE_AT, length=0x60),
         virtio_cap(2, offset=NOTIFY_AT, extra=multiplier.to_bytes(4, "little")),
@@ -511,7 +550,7 @@ class ModernFunction:
         self.isr.on_read[0] = self._take_isr
         self.isr_value = 0
         self.platform = ModelPlatform(
-            modern_space(vector_count=vector_count),
+            modern_space(vector_count=vector_count, common_length=self.common.length),
             {4: self.bar},
             vector_count_max=vector_count_max,
             intx=intx,

@@ -3,6 +3,7 @@
 import os
 import select
 import socket
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Final
@@ -28,11 +29,9 @@ class Presence:
         self._address = address
         self._ended: str | None = None
         self._closed = False
-        self._other_end: socket.socket | None = None
-        if platform.hangup_fd is None:
-            self._socket, self._other_end = socket.socketpair()
-        else:
-            self._socket = socket.socket(fileno=os.dup(platform.hangup_fd))
+        sockets = _sockets(platform.hangup_fd)
+        self._socket = sockets[0]
+        self._free = weakref.finalize(self, _close_all, sockets)
         self._poller = select.poll()
         self._poller.register(self._socket, select.POLLRDHUP)
 
@@ -91,6 +90,16 @@ class Presence:
     def close(self) -> None:
         """Idempotent."""
         self._closed = True
-        self._socket.close()
-        if self._other_end is not None:
-            self._other_end.close()
+        self._free()
+
+
+def _sockets(hangup_fd: int | None) -> tuple[socket.socket, ...]:
+    """The one that hangs up, and what has to stay open for it."""
+    if hangup_fd is None:
+        return socket.socketpair()
+    return (socket.socket(fileno=os.dup(hangup_fd)),)
+
+
+def _close_all(sockets: tuple[socket.socket, ...]) -> None:
+    for each in sockets:
+        each.close()
