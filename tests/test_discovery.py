@@ -344,6 +344,63 @@ def test_find_leaves_out_what_is_no_virtio_device(
     assert len(vioblk.find(everything=True)) == 2
 
 
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    path = tmp_path / "disk.img"
+    with path.open("wb") as file:
+        file.truncate(1 << 20)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("options", "place", "device_id", "interface"),
+    [
+        ("machine=pc&interface=legacy", "0000:00:05.0", 0x1001, "legacy"),
+        ("machine=pc&slot=9", "0000:00:09.0", 0x1001, "transitional"),
+        ("machine=pc&interface=modern", "0000:00:05.0", 0x1042, "modern"),
+        ("machine=q35", "0000:01:00.0", 0x1042, "modern"),
+    ],
+)
+def test_the_disk_of_a_qemu_is_found_and_opens_with_what_is_said(
+    image: Path, options: str, place: str, device_id: int, interface: str
+) -> None:
+    (found,) = vioblk.find(f"qemu:{image}?{options}")
+    assert (found.address, found.device_id) == (place, device_id)
+    assert (found.type_name, found.interface) == ("block", interface)
+    assert (found.kernel, found.reason, found.problems) == (None, None, ())
+    assert all(bar.length for bar in found.bars)
+    assert found.open_with is not None
+    with vioblk.open(found.open_with) as disk:
+        assert disk.capacity_bytes == 1 << 20
+
+
+def test_any_type_with_a_driver_is_found_behind_an_address() -> None:
+    (found,) = vioblk.find("qemu:/dev/urandom?device=rng")
+    assert (found.type_name, found.reason) == ("entropy source", None)
+    assert found.open_with == "qemu:/dev/urandom?device=rng"
+
+
+def test_every_function_of_a_qemu_is_there_with_the_reason(image: Path) -> None:
+    found = vioblk.find(f"qemu:{image}", everything=True)
+    chips = [device.header.chip for device in found]
+    assert chips[0] == 0x12378086
+    assert chips[-2:] == [0x10011AF4, 0x11101AF4]
+    usable = [device.header.chip for device in found if device.reason is None]
+    assert usable == [device.header.chip for device in found if device.open_with] == [0x10011AF4]
+
+
+def test_a_listing_leaves_no_qemu_behind(image: Path) -> None:
+    before = children()
+    vioblk.find(f"qemu:{image}")
+    assert children() == before
+
+
+def children() -> set[str]:
+    """Of this process, by number; those of every thread."""
+    lists = Path("/proc/self/task").glob("*/children")
+    return {number for each in lists for number in each.read_text().split()}
+
+
 @pytest.mark.parametrize("address", ["mem:1M", "vhost-user:/nowhere.sock"])
 def test_an_address_without_a_pci_bus_is_refused(address: str) -> None:
     with pytest.raises(vioblk.AddressError, match="no PCI bus behind"):

@@ -1,6 +1,7 @@
 """`vioblk list`, on trees of functions that QEMU showed, and on this machine."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -213,5 +214,42 @@ def test_this_machine_can_be_listed() -> None:
         assert bool(outcome.err) == (not Path("/sys/bus/pci/devices").is_dir())
 
 
+def test_a_qemu_shows_its_disk_as_pciconf_did(
+    image: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    address = (
+        f"qemu:{image}?machine=pc&interface=legacy&withhold=discard,write_zeroes"
+        "&io_address=0xc300&memory_address=0xf2060000"
+    )
+    lines = listed(capsys, "-v", address).splitlines()
+    assert lines[0] == (
+        "none0@pci0:0:5:0: class=0x010000 card=0x00021af4 chip=0x10011af4 rev=0x00 hdr=0x00"
+    )
+    for line in (
+        "device     = 'Virtio block' (legacy)",
+        "bar   [10] = type I/O port, range 32, base 0xc300, size 64, enabled",
+        "bar   [14] = type memory, range 32, base 0xf2060000, size 4096, enabled",
+    ):
+        assert f"    {line}" in lines
+    assert "not usable = no virtio device: device ID 0x1110: ivshmem" in "".join(lines)
+
+
+def test_a_qemu_that_does_not_start_is_one_clear_line() -> None:
+    assert "/nowhere/disk.img" in fails("list", "qemu:/nowhere/disk.img")
+
+
 def test_an_address_without_a_pci_bus_is_one_clear_line() -> None:
     assert "there is no PCI bus behind mem:" in fails("list", "mem:1M")
+
+
+def test_the_page_lists_the_keys() -> None:
+    page = Path(__file__).resolve().parents[2] / "docs/find-devices.md"
+    table = page.read_text(encoding="utf-8").partition("## The keys of `--json`")[2]
+    keys = {
+        key
+        for line in table.splitlines()
+        if line.startswith("| `")
+        for key in re.findall("`(\\w+)`", line.split("|")[1])
+    }
+    (device,) = vioblk.find("qemu:null:1M")
+    assert keys == set(device.as_dict())

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple, TypeAlias, cast
 
-from vioblk.address import Address, parse_address
+from vioblk.address import parse_address
 from vioblk.discovery import sysfs
 from vioblk.discovery.describe import describe
 from vioblk.discovery.found import FoundDevice
@@ -25,10 +25,10 @@ from vioblk.transport import back_end
 __all__ = ["FoundDevice", "KernelUse", "PciFunction", "Scan", "scan", "scan_address", "scan_sysfs"]
 
 ListFunctions: TypeAlias = Callable[
-    [Address], AbstractContextManager[Iterable[tuple[str, ConfigSpace, tuple[Bar, ...]]]]
+    [str], AbstractContextManager[Iterable[tuple[Location, ConfigSpace, tuple[Bar, ...]]]]
 ]
 """What the module of a scheme has, as `list_functions`, if there is a PCI bus behind its
-addresses: each function's place ("0000:00:05.0"), configuration space, and BARs with lengths."""
+addresses: each function's place, configuration space, and BARs with lengths."""
 
 
 class Scan(NamedTuple):
@@ -82,9 +82,9 @@ def scan_address(text: str, drivers: Mapping[int, str]) -> Scan:
             "none for this machine"
         )
     found = Scan([], [])
-    with cast(ListFunctions, list_functions)(address) as functions:
+    with cast(ListFunctions, list_functions)(text) as functions:
         for place, config, bars in functions:
-            function = PciFunction(place, config, tuple(bars))
+            function = PciFunction(str(place), config, bars)
             device = describe(function, drivers=drivers, open_with=text)
             found.devices.extend([device] if device else [])
     return found
