@@ -1,9 +1,15 @@
-"""No byte string as configuration space makes the parsers fail or go on for ever."""
+"""No byte string as configuration space makes the parsers, or a listing, fail or go on for ever."""
 
-from hypothesis import example, given
+import json
+
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.pci.spaces import ModelSpace, recorded
+from vioblk.cli.list import overview
+from vioblk.cli.pciconf import device_lines
+from vioblk.discovery.describe import describe
+from vioblk.discovery.function import PciFunction
 from vioblk.pci.bars import Bar, read_bars, size_bars
 from vioblk.pci.capabilities import walk
 from vioblk.pci.header import read_header
@@ -61,6 +67,7 @@ def survey(space: ModelSpace, bars: tuple[Bar, ...]) -> None:
         assert len(read_vendor_data(space, data, data.vendor_id)) == data.length
 
 
+@settings(deadline=None, max_examples=200)
 @given(spaces())
 @example(b"")
 @example(b"\xff" * 256)
@@ -73,6 +80,7 @@ def test_any_bytes_can_be_looked_at(data: bytes) -> None:
     assert len(space.log) < 20_000
 
 
+@settings(deadline=None, max_examples=200)
 @given(spaces(), st.binary(max_size=64))
 def test_any_bytes_can_be_sized(data: bytes, writable: bytes) -> None:
     """`writable` says which bits of the header change when they are written."""
@@ -84,3 +92,21 @@ def test_any_bytes_can_be_sized(data: bytes, writable: bytes) -> None:
     assert {bar.index for bar in bars} <= set(range(6))
     for bar in bars:
         assert bar.problem is not None or (bar.length is not None and bar.length > 0)
+
+
+@settings(deadline=None, max_examples=200)
+@given(spaces(), st.sampled_from([None, "qemu:disk.img"]))
+@example(b"\xff" * 256, None)
+def test_any_bytes_can_be_listed_in_full(data: bytes, open_with: str | None) -> None:
+    """As `vioblk list`, `-v` and `--json` do."""
+    function = PciFunction("0000:00:05.0", ModelSpace(data), bars=())
+    device = describe(function, drivers={2: "block"}, open_with=open_with)
+    if device is None:
+        assert read_header(ModelSpace(data)) is None
+        return
+    lines = list(device_lines("none0", device))
+    assert lines[0].startswith("none0@pci0:0:5:0: class=0x")
+    assert all(line.isprintable() for line in lines)
+    assert json.loads(json.dumps(device.as_dict()))["vendor_id"] == device.vendor_id
+    assert overview([device]).row_count == 1
+    assert (device.open_with is None) == (device.reason is not None)

@@ -1,7 +1,7 @@
 """Base address registers: read, sized, programmed."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.pci.spaces import ModelSpace, bars_of_kinds, endpoint, recorded
@@ -225,6 +225,7 @@ def test_a_bar_that_does_not_take_its_address_is_an_error() -> None:
     assert read_command(space) == 7
 
 
+@settings(deadline=None)
 @given(data=st.binary(min_size=64, max_size=64), writable=st.binary(min_size=64, max_size=64))
 def test_sizing_any_function_ends_and_restores_it(data: bytes, writable: bytes) -> None:
     space = ModelSpace(data, writable)

@@ -1,7 +1,7 @@
 """The capability lists: walked with bounds, whatever the device says."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.clauses import clause
@@ -250,6 +250,7 @@ def test_without_pci_express_there_is_no_extended_list() -> None:
     assert walk(space).extended == ()
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=192), st.binary(max_size=600))
 def test_walking_any_list_ends(standard: bytes, extended: bytes) -> None:
     space = endpoint(capabilities=chained(PCIE), length=0x100 + len(extended))

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.pci.spaces import DUMPS, ModelSpace, recorded
@@ -231,6 +231,7 @@ def test_lines_that_say_nothing_are_no_bar(text: str) -> None:
     assert parse_resource(text) == ()
 
 
+@settings(deadline=None)
 @given(st.text(max_size=200))
 def test_no_text_as_a_resource_file_is_an_error(text: str) -> None:
     parse_resource(text)
@@ -363,6 +364,7 @@ def test_a_text_that_is_no_dump_says_where(text: str, message: str) -> None:
         DumpConfig.from_text(text)
 
 
+@settings(deadline=None)
 @given(st.text(alphabet="0123456789abcdef: \n\tx", max_size=300))
 def test_no_text_as_a_dump_fails_but_with_the_line(text: str) -> None:
     problem = ""
