@@ -144,6 +144,16 @@ def test_an_msix_capability_has_places_and_switches() -> None:
     assert msix.control_offset == 0x52
 
 
+def test_an_msix_table_in_a_reserved_bar_is_a_problem() -> None:
+    content = bytes([0x11, 0, 0, 7, 0, 0, 0, 6, 0, 0, 0])
+    found = walk(endpoint(capabilities=chained(content)))
+    assert found.msix is not None
+    assert found.problems == (
+        "MSI-X at 0x40 names BAR 6, a reserved value",
+        "MSI-X at 0x40 names BAR 7, a reserved value",
+    )
+
+
 def test_the_first_of_two_counts_and_the_second_is_a_problem() -> None:
     first = bytes([0x11, 1, 0, *bytes(8)])
     second = bytes([0x11, 7, 0, *bytes(8)])

@@ -19,6 +19,7 @@ from vioblk.pci.sources import (
     ConfigPorts,
     DumpConfig,
     EcamConfig,
+    FileConfig,
     PortIoConfig,
     SysfsConfig,
     format_dump,
@@ -84,6 +85,16 @@ def a_sysfs_file(directory: Path) -> Iterator[ConfigSpace]:
         yield config
 
 
+def part_of_a_file(directory: Path) -> Iterator[ConfigSpace]:
+    """As VFIO has it: a region of a file that holds other things too."""
+    path = directory / "regions"
+    path.write_bytes(b"before" + CONTENT + b"after")
+    with path.open("r+b", buffering=0) as file:
+        yield FileConfig(file.fileno(), len(CONTENT), file_offset=6, writable=True)
+    assert path.read_bytes()[:6] == b"before"
+    assert path.read_bytes()[-5:] == b"after"
+
+
 def the_ports(directory: Path) -> Iterator[ConfigSpace]:
     ports = Ports(all_writable())
     yield PortIoConfig(ConfigPorts(ports.read, ports.write), PLACE)
@@ -98,7 +109,7 @@ def a_recording(directory: Path) -> Iterator[ConfigSpace]:
     yield DumpConfig(CONTENT)
 
 
-WRITABLE = [a_sysfs_file, the_ports, mapped_memory]
+WRITABLE = [a_sysfs_file, part_of_a_file, the_ports, mapped_memory]
 
 
 @pytest.fixture(params=[*WRITABLE, a_recording], ids=lambda make: make.__name__)

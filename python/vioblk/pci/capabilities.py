@@ -173,6 +173,7 @@ def walk(config: ConfigSpace) -> CapabilityList:
     problems: list[str] = []
     capabilities = _walk_standard(config, problems)
     problems += _duplicates(capabilities)
+    problems += _reserved_bars(capabilities)
     extended: list[ExtendedCapability] = []
     # Without PCI Express, what answers beyond 0x100 may be the first 256 bytes once more.
     if any(capability.id == PCI_EXPRESS for capability in capabilities):
@@ -254,6 +255,15 @@ def _duplicates(capabilities: list[Capability]) -> list[str]:
                 problems.append(f"{capability.name} comes again at {capability.offset:#04x}")
             seen.add(capability.id)
     return problems
+
+
+def _reserved_bars(capabilities: list[Capability]) -> list[str]:
+    return [
+        f"MSI-X at {each.offset:#04x} names BAR {bar}, a reserved value"
+        for each in capabilities
+        if isinstance(each, MsixCapability)
+        for bar in sorted({each.table_bar, each.pending_bar} & {6, 7})
+    ]
 
 
 def _vendor(config: ConfigSpace, at: Capability) -> Capability:

@@ -2,6 +2,7 @@
 
 from vioblk.pci.sources.dump import DumpConfig, format_dump, parse_dumps
 from vioblk.pci.sources.ecam import EcamConfig
+from vioblk.pci.sources.file import FileConfig
 from vioblk.pci.sources.port_io import ConfigPorts, PortIoConfig
 from vioblk.pci.sources.sysfs import SysfsConfig, parse_resource
 
@@ -9,6 +10,7 @@ __all__ = [
     "ConfigPorts",
     "DumpConfig",
     "EcamConfig",
+    "FileConfig",
     "PortIoConfig",
     "SysfsConfig",
     "format_dump",

@@ -5,10 +5,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from vioblk.errors import UnsupportedError
 from vioblk.pci.bars import Bar
 from vioblk.pci.header import HEADER_LENGTH
-from vioblk.pci.sources.exact import check_read, check_write, padded
+from vioblk.pci.sources.file import FileConfig
 
 DEVICES: Final = Path("/sys/bus/pci/devices")
 
@@ -16,38 +15,38 @@ DEVICES: Final = Path("/sys/bus/pci/devices")
 class SysfsConfig:
     """The `config` file of a function, /sys/bus/pci/devices/0000:00:05.0/config.
 
-    The kernel makes each aligned read or write one access of that width. Whoever lacks
-    CAP_SYS_ADMIN sees the first 64 bytes only, which `length` then says. Raises OSError.
+    Whoever lacks CAP_SYS_ADMIN sees the first 64 bytes only, which `length` then says. A context
+    manager. Raises OSError.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, writable: bool = False) -> None:
-        self._writable = writable
         self._path = os.fspath(path)
         access = os.O_RDWR if writable else os.O_RDONLY
         self._fd = os.open(self._path, access | os.O_CLOEXEC)
-        self._length = self._readable_length()
+        try:
+            length = _readable_length(self._fd)
+        except BaseException:
+            self.close()
+            raise
+        self._config = FileConfig(self._fd, length, writable=writable, name=self._path)
 
     @property
     def length(self) -> int:
         """Bytes that may be read."""
-        return self._length
+        return self._config.length
 
     def read(self, offset: int, width: int) -> int:
         """See `ConfigSpace.read`."""
-        check_read(offset, width)
-        return padded(os.pread(self._open_fd(), width, offset), width)
+        self._check_open()
+        return self._config.read(offset, width)
 
     def write(self, offset: int, width: int, value: int) -> None:
         """See `ConfigSpace.write`."""
-        if not self._writable:
-            raise UnsupportedError(f"{self._path} was opened for reading only")
-        check_write(offset, width, value, self._length)
-        written = os.pwrite(self._open_fd(), value.to_bytes(width, "little"), offset)
-        if written != width:
-            raise OSError(f"{self._path} took {written} of {width} bytes at offset {offset:#x}")
+        self._check_open()
+        self._config.write(offset, width, value)
 
     def close(self) -> None:
-        """Close the file; idempotent."""
+        """Close the file; idempotent. Accesses then raise ValueError."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
@@ -63,20 +62,16 @@ class SysfsConfig:
     ) -> None:
         self.close()
 
-    def _open_fd(self) -> int:
+    def _check_open(self) -> None:
         if self._fd < 0:
             raise ValueError(f"{self._path} is closed")
-        return self._fd
 
-    def _readable_length(self) -> int:
-        """The file's size is that of the whole space, whoever asks."""
-        try:
-            size = os.fstat(self._fd).st_size
-            # One byte that is an ID or nothing: other bytes may stand for registers.
-            return size if os.pread(self._fd, 1, HEADER_LENGTH) else min(size, HEADER_LENGTH)
-        except BaseException:
-            self.close()
-            raise
+
+def _readable_length(fd: int) -> int:
+    """The size of the file is that of the whole space, whoever asks."""
+    size = os.fstat(fd).st_size
+    # One byte that is an ID or nothing: other bytes may stand for registers.
+    return size if os.pread(fd, 1, HEADER_LENGTH) else min(size, HEADER_LENGTH)
 
 
 def parse_resource(text: str) -> tuple[Bar, ...]:
