@@ -210,6 +210,29 @@ def test_a_file_that_is_not_there_is_an_os_error(tmp_path: Path) -> None:
         SysfsConfig(tmp_path / "config")
 
 
+def test_a_file_that_cannot_be_read_is_closed_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[int] = []
+
+    def pread(fd: int, length: int, offset: int) -> bytes:
+        tried.append(fd)
+        raise OSError("the device is gone")
+
+    monkeypatch.setattr(os, "pread", pread)
+    with pytest.raises(OSError, match="the device is gone"):
+        sysfs(tmp_path)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(tried[0])
+
+
+def test_half_a_write_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with sysfs(tmp_path) as config:
+        monkeypatch.setattr(os, "pwrite", lambda fd, data, offset: 1)
+        with pytest.raises(OSError, match="took 1 of 4 bytes at offset 0x10"):
+            config.write(0x10, 4, 0)
+
+
 def test_a_closed_file_refuses_access(tmp_path: Path) -> None:
     config = sysfs(tmp_path)
     config.close()
