@@ -1,5 +1,5 @@
 """The capability lists of a function, walked with bounds (PCI Local Bus 3.0, 6.7; PCI Express
-Base 5.0, 7.6.3 PCI Express Extended Capability Structure).
+Base 5.0, 7.6.3 PCI Express Extended Capability Header).
 
 Nothing here is written, and whatever a device says, a walk ends: what is wrong is said as text.
 """
