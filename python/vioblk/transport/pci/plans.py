@@ -85,8 +85,8 @@ class VectorPlan:
         if not self._queues:
             return "MSI-X, one vector for configuration changes; the queues are polled"
         return (
-            f"MSI-X, a vector for configuration changes and one for each of "
-            f"{counted(len(self._fds) - 1, 'queue')}"
+            f"MSI-X, {counted(len(self._fds), 'vector')}: one for configuration changes and one "
+            "for each queue"
         )
 
     def start(self) -> None:
@@ -163,8 +163,8 @@ class SharedPlan:
         layout = self._function.layout
         if layout.interface == "legacy":
             return None  # It has no generation.
-        needs_reset = layout.read_status() & Status.DEVICE_NEEDS_RESET
-        return needs_reset, layout.config_generation()
+        status = self._function.presence.judge(layout.read_status(), 1, zero_too=True)
+        return status & Status.DEVICE_NEEDS_RESET, layout.config_generation()
 
     def _on_interrupt(self) -> None:
         before = self._seen
