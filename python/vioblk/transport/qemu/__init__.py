@@ -94,10 +94,10 @@ def attach(
 
 
 @contextmanager
-def list_functions(address: str, **options: object) -> Iterator[list[Function]]:
-    """Every PCI function of the machine behind an address, while the machine runs.
+def list_functions(address: Address, options: Mapping[str, object]) -> Iterator[list[Function]]:
+    """Every PCI function of the machine of a `qemu:` address, while the machine runs.
 
     Raises as `connect` does.
     """
-    with start(address, **options) as machine:
+    with Machine(settings(address, options)) as machine:
         yield machine.functions()

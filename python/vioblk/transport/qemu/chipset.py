@@ -86,6 +86,10 @@ class Chipset(ABC):
     def eject(self, slot: int) -> None:
         """Let go of a device that QEMU was asked to unplug, as an operating system does."""
 
+    @abstractmethod
+    def admit(self, slot: int) -> None:
+        """Let a device that was plugged in answer."""
+
     def _pin(self, location: Location) -> int:
         """0 for INTA to 3 for INTD; -1: none."""
         return self.config(location).read(INTERRUPT_PIN, 1) - 1
@@ -121,6 +125,9 @@ class Pc(Chipset):
         self._qtest.write_port(self.HOTPLUG_BUS, 4, 0)
         self._qtest.write_port(self.HOTPLUG_EJECT, 4, 1 << slot)
 
+    def admit(self, slot: int) -> None:
+        """It answers at once."""
+
 
 class Q35(Chipset):
     """The Q35: configuration mapped to memory, interrupts straight to the I/O APIC."""
@@ -140,6 +147,7 @@ class Q35(Chipset):
 
     SLOT_CONTROL: Final = 0x18
     POWER_OFF: Final = 0x0400
+    POWER_INDICATOR_ON: Final = 0x0100
     POWER_INDICATOR_OFF: Final = 0x0300
     POWER_BITS: Final = 0x0700
 
@@ -189,13 +197,19 @@ class Q35(Chipset):
 
     def eject(self, slot: int) -> None:
         """Switch the slot's power off (PCI Express Base 5.0, 7.5.3.10 Slot Control Register)."""
+        self._switch_power(self.POWER_OFF | self.POWER_INDICATOR_OFF)
+
+    def admit(self, slot: int) -> None:
+        """Switch the slot's power on."""
+        self._switch_power(self.POWER_INDICATOR_ON)
+
+    def _switch_power(self, bits: int) -> None:
         if self._root_port_slot is None:
             raise UnsupportedError(
-                "on q35 a device can be unplugged only from behind a root port: root_port=on"
+                "on q35 only what is behind a root port can be plugged and unplugged: root_port=on"
             )
         port = self.config(Location(0, self._root_port_slot))
         capability = walk(port).pcie
         assert capability is not None, "a root port has one"
         control = capability.offset + self.SLOT_CONTROL
-        value = port.read(control, 2) & ~self.POWER_BITS
-        port.write(control, 2, value | self.POWER_OFF | self.POWER_INDICATOR_OFF)
+        port.write(control, 2, port.read(control, 2) & ~self.POWER_BITS | bits)

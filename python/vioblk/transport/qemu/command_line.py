@@ -1,7 +1,8 @@
 """QEMU's command line for a machine with one virtio device, whose processor stands still."""
 
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -43,9 +44,9 @@ class Descriptors:
         return [fd for fd in given if fd is not None]
 
 
-def command_line(settings: Settings, fds: Descriptors, doorbell_count: int) -> list[str | bytes]:
+def command_line(settings: Settings, fds: Descriptors, doorbell_count: int) -> list[str]:
     """Everything after the program's name."""
-    arguments: list[str | bytes] = [
+    arguments: list[str] = [
         *("-machine", f"{MACHINES[settings.machine]},memory-backend=ram"),
         # Without KVM: its interrupt controller would keep MSI-X messages to itself.
         *("-accel", "tcg,tb-size=1"),
@@ -74,20 +75,16 @@ def command_line(settings: Settings, fds: Descriptors, doorbell_count: int) -> l
     return [*arguments, "-device", device_argument(settings)]
 
 
-def device_argument(settings: Settings) -> bytes:
+def device_argument(settings: Settings) -> str:
     """The value of -device for the virtio device."""
-    words = [DEVICE_NAMES[settings.device].encode()]
-    for name, value in device_properties(settings).items():
-        encoded = value if isinstance(value, bytes) else value.encode(errors="surrogateescape")
-        words.append(name.encode() + b"=" + encoded.replace(b",", b",,"))
-    if settings.extra_properties is not None:
-        words.append(settings.extra_properties.encode(errors="surrogateescape"))
-    return b",".join(words)
+    properties = device_properties(settings, DISK_NODE)
+    words = [f"{name}={value.replace(',', ',,')}" for name, value in properties.items()]
+    return ",".join([DEVICE_NAMES[settings.device], *words])
 
 
-def device_properties(settings: Settings) -> dict[str, str | bytes]:
-    """The device's properties, without the free text of the option `property`."""
-    properties: dict[str, str | bytes] = {
+def device_properties(settings: Settings, disk: str) -> dict[str, str]:
+    """The device's properties. `disk`: the block node that it uses."""
+    properties = {
         "id": DEVICE_ID,
         "disable-legacy": _switch(settings.interface == "modern"),
         "disable-modern": _switch(settings.interface == "legacy"),
@@ -100,20 +97,19 @@ def device_properties(settings: Settings) -> dict[str, str | bytes]:
         properties["page-per-vq"] = "on"
     if settings.modern_pio_notify:
         properties["modern-pio-notify"] = "on"
-    if settings.device == "rng":
-        return properties | {"rng": "rng0"}
-    return properties | _disk_properties(settings)
+    own = {"rng": "rng0"} if settings.device == "rng" else _disk_properties(settings, disk)
+    return {**properties, **own, **settings.extra_properties}
 
 
-def _place(settings: Settings) -> dict[str, str | bytes]:
+def _place(settings: Settings) -> dict[str, str]:
     if settings.root_port:
         return {"bus": PORT_ID, "addr": "0x0"}
     return {"addr": f"{settings.slot:#x}"}
 
 
-def _disk_properties(settings: Settings) -> dict[str, str | bytes]:
-    properties: dict[str, str | bytes] = {
-        "drive": DISK_NODE,
+def _disk_properties(settings: Settings, disk: str) -> dict[str, str]:
+    properties = {
+        "drive": disk,
         "num-queues": str(settings.num_queues),
         # Errors are the driver's to see; QEMU would stop its machine at some.
         "werror": "report",
@@ -122,7 +118,7 @@ def _disk_properties(settings: Settings) -> dict[str, str | bytes]:
     if settings.queue_size is not None:
         properties["queue-size"] = str(settings.queue_size)
     if settings.serial is not None:
-        properties["serial"] = settings.serial
+        properties["serial"] = os.fsdecode(settings.serial)
     if settings.write_cache is not None:
         properties["write-cache"] = _switch(settings.write_cache)
     if settings.iothread:
@@ -142,35 +138,32 @@ def block_nodes(settings: Settings) -> list[dict[str, object]]:
             bottom["latency-ns"] = int(settings.latency * 1e9)
     else:
         bottom = {"driver": "file", "filename": settings.target}
-    common: dict[str, object] = {"read-only": settings.read_only, "discard": "unmap"}
-    nodes = [bottom | common | {"node-name": FILE_NODE}]
+    nodes = [bottom | _common(settings) | {"node-name": FILE_NODE}]
     top_of_file = FILE_NODE
-    if settings.inject or settings.suspend:
-        nodes.append(debug_node(DEBUG_NODE, settings.inject) | common)
+    if settings.inject:
+        nodes.append(debug_node(DEBUG_NODE, settings.inject, settings))
         top_of_file = DEBUG_NODE
-    nodes.append(disk_node(settings, top_of_file))
+    nodes.append(disk_node(DISK_NODE, top_of_file, settings))
     return nodes
 
 
-def disk_node(settings: Settings, child: str) -> dict[str, object]:
+def disk_node(name: str, child: str, settings: Settings) -> dict[str, object]:
     """The node that the device uses."""
-    return {
-        "driver": settings.format,
-        "file": child,
-        "node-name": DISK_NODE,
-        "read-only": settings.read_only,
-        "discard": "unmap",
-    }
+    node = {"driver": settings.format, "file": child, "node-name": name}
+    return node | _common(settings)
 
 
-def debug_node(name: str, rules: tuple[ErrorRule, ...]) -> dict[str, object]:
-    """A node above the file in which requests fail by `rules`."""
-    return {
-        "driver": "blkdebug",
-        "node-name": name,
-        "image": FILE_NODE,
-        "inject-error": [rule.as_blkdebug() for rule in rules],
-    }
+def debug_node(name: str, rules: Sequence[ErrorRule], settings: Settings) -> dict[str, object]:
+    """A node above the file, in which requests fail by `rules`, and can be held."""
+    node: dict[str, object] = {"driver": "blkdebug", "node-name": name, "image": FILE_NODE}
+    if rules:
+        node["inject-error"] = [rule.as_blkdebug() for rule in rules]
+    return node | _common(settings)
+
+
+def _common(settings: Settings) -> dict[str, object]:
+    """What all nodes have."""
+    return {"read-only": settings.read_only, "discard": "unmap"}
 
 
 def _ram(settings: Settings, fd: int) -> str:

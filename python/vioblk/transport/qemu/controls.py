@@ -1,6 +1,9 @@
 """What can be done to a QEMU's disk from outside, beside driving it: for tests of drivers, and of
 devices."""
 
+from collections.abc import Sequence
+from functools import partial
+from itertools import count
 from typing import Any, Final
 
 from vioblk.errors import TransportError, UnsupportedError
@@ -8,6 +11,7 @@ from vioblk.transport.qemu.command_line import (
     DEBUG_NODE,
     DEVICE_ID,
     DISK_NODE,
+    FILE_NODE,
     debug_node,
     device_properties,
     disk_node,
@@ -17,9 +21,10 @@ from vioblk.transport.qemu.machine import Machine
 
 UNPLUG_TIMEOUT_S: Final = 10.0
 
-BACK_END_PATH: Final = f"/machine/peripheral/{DEVICE_ID}/virtio-backend"
+DEVICE_PATH: Final = f"/machine/peripheral/{DEVICE_ID}"
+BACK_END_PATH: Final = f"{DEVICE_PATH}/virtio-backend"
 
-SUSPEND_EVENTS: Final = {"read": "read_aio", "write": "pwritev", "flush": "flush_to_disk"}
+HELD_EVENTS: Final = {"read": "read_aio", "write": "pwritev", "flush": "flush_to_disk"}
 """blkdebug's events that stand for the start of a request of the disk."""
 
 
@@ -32,7 +37,7 @@ class DeviceControls:
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
-        self._debug_count = 0
+        self._numbers = count(1)
 
     def qmp(self, command: str, /, **arguments: object) -> Any:
         """Run a monitor command; what it returns. Underscores in names of arguments become
@@ -45,7 +50,7 @@ class DeviceControls:
 
     def resize(self, size_bytes: int) -> None:
         """Give the disk another size; the device announces the change of its configuration."""
-        self.qmp("block_resize", node_name=DISK_NODE, size=size_bytes)
+        self.qmp("block_resize", node_name=self.machine.disk_nodes[0], size=size_bytes)
 
     def device_status(self) -> dict[str, Any]:
         """The device's own view: status, features of both sides, queues (QMP
@@ -81,49 +86,59 @@ class DeviceControls:
     def plug(self) -> None:
         """Put a device of the same kind where it was. It is another one: this disk does not come
         back, but `vioblk.transport.qemu.attach` drives the new one."""
-        properties = {
-            name: value.decode(errors="surrogateescape") if isinstance(value, bytes) else value
-            for name, value in device_properties(self.machine.settings).items()
-        }
-        driver = self.machine.device_name
-        self.machine.monitor.run_with("device_add", {"driver": driver, **properties})
-        self.machine.place_device()
+        machine = self.machine
+        driver = machine.device_name
+        listed = self.qmp("device-list-properties", typename=driver)
+        types = {each["name"]: each["type"] for each in listed}
+        properties = device_properties(machine.settings, machine.disk_nodes[0])
+        typed = {name: _typed(value, types.get(name, "str")) for name, value in properties.items()}
+        machine.monitor.run_with("device_add", {"driver": driver, **typed})
+        machine.chipset.admit(machine.settings.slot)
+        machine.place_device()
 
     # Faults
 
     def inject_error(self, *rules: ErrorRule) -> None:
-        """From now on, requests fail by these rules and no others; by none, without rules.
+        """From now on, requests of the disk fail by these rules and by no others; without rules,
+        none fails.
 
-        Requests that are under way are waited for. Raises UnsupportedError for a disk without a
-        file.
+        Requests that are under way are waited for, and what was held must have been released.
         """
-        settings = self.machine.settings
-        if settings.device != "blk":
-            raise UnsupportedError("a source of entropy has no block nodes")
-        self._debug_count += 1
-        name = f"{DEBUG_NODE}{self._debug_count}"
-        node = debug_node(name, rules) | {"read-only": settings.read_only, "discard": "unmap"}
-        self.machine.monitor.run_with("blockdev-add", node)
-        # The disk goes on with another file; what is below stays the same.
-        self.machine.monitor.run_with("blockdev-reopen", {"options": [disk_node(settings, name)]})
+        self._replace_nodes(rules or None)
 
-    def suspend_requests(self, request: str = "read") -> None:
-        """Hold the next request of that kind (read, write, flush) until `resume_requests`.
+    def hold_requests(self, request: str = "read") -> None:
+        """Hold the next request of that kind (read, write or flush), and it alone, until
+        `release_requests`: what comes after it overtakes it."""
+        event = _held_event(request)
+        if len(self.machine.disk_nodes) == 1:
+            self._replace_nodes(())
+        self._debug(f"break {event} held-{request}")
 
-        Needs the option suspend=on.
-        """
-        if request not in SUSPEND_EVENTS:
-            raise ValueError(f"one of {', '.join(SUSPEND_EVENTS)}, not {request!r}")
-        self._debug(f"break {SUSPEND_EVENTS[request]} held-{request}")
-
-    def resume_requests(self, request: str = "read") -> None:
-        """Let a request go on that `suspend_requests` holds."""
+    def release_requests(self, request: str = "read") -> None:
+        """Let the request go on that `hold_requests` holds."""
+        _held_event(request)
         self._debug(f"resume held-{request}")
 
+    def _replace_nodes(self, rules: Sequence[ErrorRule] | None) -> None:
+        """Put other nodes between the device and the file, which it does not notice. `rules` of
+        None: no node in which requests can fail or be held."""
+        machine = self.machine
+        if machine.settings.device != "blk":
+            raise UnsupportedError("a source of entropy has no requests that could fail or be held")
+        number = next(self._numbers)
+        add = partial(machine.monitor.run_with, "blockdev-add")
+        nodes = [f"{DISK_NODE}{number}"]
+        if rules is not None:
+            nodes.append(f"{DEBUG_NODE}{number}")
+            add(debug_node(nodes[-1], rules, machine.settings))
+        add(disk_node(nodes[0], [*nodes, FILE_NODE][1], machine.settings))
+        self.qmp("qom-set", path=DEVICE_PATH, property="drive", value=nodes[0])
+        old, machine.disk_nodes = machine.disk_nodes, nodes
+        for node in old:
+            self.qmp("blockdev-del", node_name=node)
+
     def _debug(self, command: str) -> None:
-        if not self.machine.settings.suspend:
-            raise UnsupportedError("requests can be held only with the option suspend=on")
-        said = self.hmp(f'qemu-io {DEBUG_NODE} "{command}"').strip()
+        said = self.hmp(f'qemu-io -d {BACK_END_PATH} "{command}"').strip()
         if said:
             raise TransportError(f"QEMU did not {command}: {said}")
 
@@ -138,3 +153,18 @@ class DeviceControls:
 
 def _is_device(event: Any) -> bool:
     return bool(event["data"].get("device") == DEVICE_ID)
+
+
+def _held_event(request: str) -> str:
+    if request not in HELD_EVENTS:
+        raise ValueError(f"one of {', '.join(HELD_EVENTS)}, not {request!r}")
+    return HELD_EVENTS[request]
+
+
+def _typed(value: str, type_name: str) -> object:
+    """A property as the monitor takes it, which is stricter than the command line."""
+    if type_name == "bool":
+        return value == "on"
+    if type_name.startswith(("uint", "size")):
+        return int(value, 0)
+    return value

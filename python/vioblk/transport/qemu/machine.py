@@ -20,8 +20,10 @@ from vioblk.pci.header import read_header
 from vioblk.pci.location import Location
 from vioblk.transport.qemu.chipset import Q35, Chipset, Pc
 from vioblk.transport.qemu.command_line import (
+    DEBUG_NODE,
     DEVICE_ID,
     DEVICE_NAMES,
+    DISK_NODE,
     Descriptors,
     command_line,
     doorbell_slot,
@@ -66,6 +68,8 @@ class Machine:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self.disk_nodes = [DISK_NODE, DEBUG_NODE] if settings.inject else [DISK_NODE]
+        """What is above the file, the node that the device uses first."""
         _check_target(settings)
         binary = find_binary(settings.binary)
         with ExitStack() as owned:
@@ -298,7 +302,9 @@ class _News:
             if presence is not None:
                 presence.leave("the device was unplugged")
         elif event["event"] == "BLOCK_IO_ERROR":
-            self.last_error = f"QEMU's error of a {data['operation']}: {data.get('reason')}"
+            self.last_error = (
+                f"the last I/O error that QEMU told of: {data['operation']}, {data.get('reason')}"
+            )
 
 
 class _Ram:

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from vioblk.address import (
@@ -64,6 +64,15 @@ def _argument(meaning: str) -> Option:
     return Option(read, meaning)
 
 
+def _read_properties(value: object) -> Mapping[str, str]:
+    if not isinstance(value, str):
+        raise ValueError("name=value,name=value")
+    pairs = [text.partition("=") for text in value.split(",")]
+    if not all(name and equals for name, equals, _ in pairs):
+        raise ValueError("name=value,name=value")
+    return {name: chosen for name, _, chosen in pairs}
+
+
 OPTIONS: Final[Mapping[str, Option]] = {
     "machine": choice(("pc", "q35"), "pc: an i440FX with a PCI bus; q35: PCI Express; pc"),
     "device": choice(
@@ -116,15 +125,15 @@ OPTIONS: Final[Mapping[str, Option]] = {
         "requests that fail, with commas between: read:sector=7:errno=EIO:once fails the first "
         "read of sector 7; read, write, flush, discard or write-zeroes; none",
     ),
-    "suspend": flag("`suspend_requests` may be called; off"),
     "latency": seconds("seconds that each request takes, of a target such as null:64M; none"),
     "io_address": _place(0xB000, 0xFF00, "where its I/O BARs are, from here on; 0xc000"),
     "memory_address": _place(
         0xC0000000, 0xFD000000, "where its memory BARs are, from here on; 0xe0000000"
     ),
     "irq": integer(3, 15, "to which pc routes the pin of the device; 10"),
-    "property": _argument(
-        "further properties of the device, as `-device` takes them: name=value,name=value; none"
+    "property": Option(
+        _read_properties,
+        "further properties of the device, as `-device` takes them: name=value,name=value; none",
     ),
     "binary": _argument("the program to run; qemu-system-x86_64"),
     "start_timeout": seconds(
@@ -198,12 +207,11 @@ class Settings:
     write_cache: bool | None = None
     iothread: bool = False
     inject: tuple[ErrorRule, ...] = ()
-    suspend: bool = False
     latency: float | None = None
     io_address: int = IO_START
     memory_address: int = MEMORY_START
     irq: int = 10
-    extra_properties: str | None = None
+    extra_properties: Mapping[str, str] = field(default_factory=dict)
     binary: str | None = None
     start_timeout: float = START_TIMEOUT_S
     reply_timeout: float = REPLY_TIMEOUT_S
@@ -255,7 +263,7 @@ def settings(address: Address, options: Mapping[str, object]) -> Settings:
     given.setdefault("root_port", given.get("machine") == "q35" and given["interface"] == "modern")
     _refuse_contradictions(address, given)
     _refuse_unknown_features(address, given, known)
-    given["extra_properties"] = given.pop("property", None)
+    given["extra_properties"] = given.pop("property", {})
     chosen = Settings(address.target, **given)
     if chosen.is_null and chosen.null_bytes % 512:
         raise AddressError(f"{address.text}: a disk has a multiple of 512 bytes")
@@ -302,7 +310,7 @@ def _refuse_contradictions(address: Address, given: Mapping[str, Any]) -> None:
 
 _BLOCK_ONLY: Final = frozenset(
     {"num_queues", "queue_size", "format", "read_only", "serial", "write_cache", "iothread"}
-    | {"inject", "suspend", "latency"}
+    | {"inject", "latency"}
 )
 
 
