@@ -111,7 +111,8 @@ def open(  # noqa: A001  - vioblk.open reads as gzip.open does
     - those of the driver: `ring`, `timeout_s`, `queue_count`, `ring_size`, `writeback`, `strict`;
     - those of the device in this process (`mem:`, `file:`): `queues`, `queue_size`, `block_size`,
       `read_only`, `cache`, `serial`, `size_max`, `seg_max`, `max_discard_sectors`,
-      `max_write_zeroes_sectors`, `offer`, `withhold`, `threaded`;
+      `max_write_zeroes_sectors`, `offer`, `withhold`, `threaded`, `bus`, and with
+      `bus=pci` `interrupts`, `vectors`, `access`, `notify_multiplier`;
     - those of the connection (`vhost-user:`): `reply_timeout`, `drain_timeout`;
     - names of features (`DiskInfo.features` has them) with on, off or auto (True and False as
       keywords), to insist on a feature or do without it.
@@ -151,11 +152,16 @@ def attach(address: str, **options: object) -> Attached:
 
 
 def find(address: str | None = None, *, everything: bool = False) -> list[FoundDevice]:
-    """The virtio PCI devices of this machine, or of the one behind `address` (`qemu:`): what each
-    is, who has it, and how to open it or why that cannot be done. Nothing is opened or changed.
+    """The virtio PCI devices of this machine, or of the one behind an address (`qemu:disk.img`).
 
-    With `everything`, the other PCI functions as well. Raises AddressError for an address that
-    leads to no PCI bus, and what opening it raises.
+    Each says what it is, which driver of the kernel has it, and how it is opened or why it cannot
+    be. Of this machine nothing but sysfs is read, which needs no privilege, though the kernel
+    shows capabilities to root alone; for an address, its machine is started, and ended again.
+    `everything`: every PCI function, virtio or not.
+
+    Without a PCI bus the list is empty, and what cannot be read is not in it: `vioblk list` and
+    `vioblk.discovery.scan` say why. Raises AddressError for an address with no PCI bus behind it,
+    and what starting its machine raises.
     """
     found = scan(address).devices
     return found if everything else [each for each in found if each.identity is not None]

@@ -29,11 +29,23 @@ class Target:
     """It offers DISCARD and WRITE_ZEROES."""
     keeps_content: bool = True
     """What was written is there when the address is opened again."""
+    modern: bool = True
+    """It is driven through the modern interface."""
 
 
 @contextmanager
 def serve_memory(directory: Path) -> Iterator[str]:
     yield "mem:64M?serial=contract&queues=2"
+
+
+@contextmanager
+def serve_memory_on_pci(directory: Path) -> Iterator[str]:
+    yield "mem:64M?bus=pci&interrupts=msix&serial=contract&queues=2"
+
+
+@contextmanager
+def serve_memory_on_pci_intx(directory: Path) -> Iterator[str]:
+    yield "mem:64M?bus=pci&interrupts=intx&serial=contract&queues=2"
 
 
 @contextmanager
@@ -66,10 +78,37 @@ def serve_vhost_user_qcow2(directory: Path) -> Iterator[str]:
         yield daemon.address("disk")
 
 
+def serve_qemu(options: str) -> Callable[[Path], AbstractContextManager[str]]:
+    """A disk of a QEMU, which starts when the address is opened, and ends when it is closed."""
+
+    @contextmanager
+    def serve(directory: Path) -> Iterator[str]:
+        image = directory / "disk.raw"
+        with image.open("wb") as file:
+            file.truncate(CAPACITY_BYTES)
+        yield f"qemu:{image}?serial=contract&{options}"
+
+    return serve
+
+
 TARGETS = [
     Target("memory", serve_memory, "software", keeps_content=False),
+    Target("memory-pci", serve_memory_on_pci, "software", keeps_content=False),
+    Target("memory-pci-intx", serve_memory_on_pci_intx, "software", keeps_content=False),
     Target("small", serve_small_requests, "software", keeps_content=False),
     Target("file", serve_file, "software"),
     Target("vhost-user-raw", serve_vhost_user_raw, "vhost-user"),
     Target("vhost-user-qcow2", serve_vhost_user_qcow2, "vhost-user"),
+    Target(
+        "qemu-legacy-intx",
+        serve_qemu("interface=legacy&interrupts=intx"),
+        "qemu",
+        modern=False,
+    ),
+    Target(
+        "qemu-modern-msix",
+        serve_qemu("interface=modern&interrupts=msix&num_queues=2"),
+        "qemu",
+    ),
+    Target("qemu-q35-root-port", serve_qemu("machine=q35&iothread=on"), "qemu"),
 ]

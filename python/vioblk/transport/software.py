@@ -5,6 +5,7 @@ It parses rings with code of its own, on its own thread, and counts what it sees
 
 import stat
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 
@@ -34,6 +35,31 @@ FIRST_DEVICE_ADDRESS: Final = 1 << 32
 GUARD_BYTES: Final = 1 << 20
 """Between mappings, so that a device that runs over one's end meets nothing."""
 
+PCI_OPTIONS: Final[Mapping[str, Option]] = {
+    "interrupts": choice(
+        ("auto", "msix", "shared", "config", "intx", "none"),
+        "with bus=pci: msix: a vector for each queue and one for the configuration; shared: one "
+        "for all; config: for the configuration only; intx: the pin; none: the queues are polled; "
+        "auto: the first of msix, shared, intx and none that works",
+    ),
+    "vectors": integer(
+        0,
+        2048,
+        "with bus=pci: MSI-X vectors; 0: the device has no MSI-X; one for each queue and one more",
+    ),
+    "access": choice(
+        ("auto", "bar", "window"),
+        "with bus=pci: window: the registers are reached through the configuration space; bar: "
+        "directly; auto: directly where that is possible; auto",
+    ),
+    "notify_multiplier": integer(
+        0,
+        4096,
+        "with bus=pci: how many bytes apart doorbells are; 0: all queues have the same one; 4",
+    ),
+}
+"""What the device takes with `bus=pci` alone."""
+
 OPTIONS: Final[Mapping[str, Option]] = {
     "queues": integer(1, 64, "how many queues the device has; 1"),
     "queue_size": integer(1, 32768, "the largest size of a queue; 256", power_of_two=True),
@@ -52,6 +78,11 @@ OPTIONS: Final[Mapping[str, Option]] = {
     "offer": feature_list("features offered besides the usual ones", BLOCK_DEVICE_TYPE),
     "withhold": feature_list("features not offered", BLOCK_DEVICE_TYPE),
     "threaded": flag("off: nothing is served until `transport.device.serve()` is called; on"),
+    "bus": choice(
+        ("none", "pci"),
+        "pci: the device is reached as a PCI function is, by the registers of a modelled BAR; none",
+    ),
+    **PCI_OPTIONS,
 }
 
 ALWAYS_OFFERED: Final = frozenset(
@@ -85,15 +116,12 @@ class SoftwareTransport(Transport):
         self.device = SoftwareDevice(self.space, **device_options)
         self._queue_count = int(device_options.get("queue_count", 1))
         self._queue_size_max = int(device_options.get("queue_size_max", 256))
-        self._next_device_address = FIRST_DEVICE_ADDRESS
         self._watcher: EventWatcher | None = None
         self._closed = False
 
     def map_memory(self, length_bytes: int) -> DmaMapping:
         """Make `length_bytes` more memory reachable for the device."""
-        mapping = self.space.map(length_bytes, self._next_device_address)
-        self._next_device_address += length_bytes + GUARD_BYTES
-        return mapping
+        return map_next(self.space, length_bytes)
 
     def read_status(self) -> int:
         """The device status."""
@@ -147,8 +175,7 @@ class SoftwareTransport(Transport):
 
     def explain_failure(self) -> str | None:
         """The last error of the file that backs the disk."""
-        error = self.device.last_error
-        return None if error is None else f"the last error of the file was: {error}"
+        return explain_last_error(self.device)
 
     def close(self) -> None:
         """Stop the device and wait for its thread."""
@@ -158,34 +185,60 @@ class SoftwareTransport(Transport):
             self.device.close()
 
 
+def map_next(space: DmaSpace, length_bytes: int) -> DmaMapping:
+    """Map memory at the next device address."""
+    ends = [mapping.device_address + mapping.length for mapping in space.mappings]
+    return space.map(length_bytes, max(ends) + GUARD_BYTES if ends else FIRST_DEVICE_ADDRESS)
+
+
+def explain_last_error(device: SoftwareDevice) -> str | None:
+    """The last error of the file that backs the disk."""
+    error = device.last_error
+    return None if error is None else f"the last error of the file was: {error}"
+
+
 def device_type(address: Address, options: Mapping[str, object]) -> int:
     """The software device is a block device."""
     return BLOCK_DEVICE_TYPE
 
 
-def connect(address: Address, options: Mapping[str, object]) -> SoftwareTransport:
+def connect(address: Address, options: Mapping[str, object]) -> Transport:
     """Make the device of a `mem:` or `file:` address.
 
-    Raises AddressError, OSError if the file cannot be served.
+    Raises AddressError, OSError if the file cannot be served, TransportError if it cannot be
+    driven as the options of a PCI function say.
     """
     given = dict(options)
+    on_pci = given.pop("bus", "none") == "pci"
+    pci = {name: given.pop(name) for name in PCI_OPTIONS if name in given}
+    if pci and not on_pci:
+        raise AddressError(f"{address.text}: {' and '.join(pci)} cannot be given without bus=pci")
+    try:
+        device_options = _device_options(address, given)
+        if not on_pci:
+            return SoftwareTransport(address.text, **device_options)
+        software_pci = import_module("vioblk.transport.software_pci")
+        transport: Transport = software_pci.make(address, pci, device_options)
+        return transport
+    except AddressError:
+        raise
+    except ValueError as error:
+        raise AddressError(f"{address.text}: {error}") from error
+
+
+def _device_options(address: Address, given: dict[str, object]) -> dict[str, Any]:
+    """What the device is made from, without the options of its bus."""
     cache = given.pop("cache", "writeback")
     extra = _feature_set(given.pop("offer", frozenset()))
     withheld = _feature_set(given.pop("withhold", frozenset()))
     offered = (_usual_features(given, cache) | extra) - withheld
     renamed = {_DEVICE_NAMES.get(name, name): value for name, value in given.items()}
-    try:
-        return SoftwareTransport(
-            address.text,
-            **_storage(address),
-            **renamed,
-            features=FeatureSet(offered).mask,
-            volatile_cache=cache == "volatile",
-        )
-    except AddressError:
-        raise
-    except ValueError as error:
-        raise AddressError(f"{address.text}: {error}") from error
+    return {
+        **_storage(address),
+        **renamed,
+        "features": FeatureSet(offered).mask,
+        "volatile_cache": cache == "volatile",
+    }
 
 
 _DEVICE_NAMES: Final = {"queues": "queue_count", "queue_size": "queue_size_max"}
