@@ -152,10 +152,11 @@ def make_puppet_bench(
     indirect_table_size: int = 0,
     legacy_align: int | None = None,
     strict: bool = False,
+    doorbell: Doorbell | None = None,
     interrupt_fd: int | None = None,
     hangup_fd: int | None = None,
 ) -> PuppetBench:
-    """A queue without a doorbell; `take_kick` says whether it would ring."""
+    """A queue; without a doorbell, `take_kick` says whether it would ring."""
     space, ring_region, slots, data = _memory(language, size, indirect_table_size, legacy_align)
     queue = _queue_class(language)(
         space,
@@ -166,6 +167,7 @@ def make_puppet_bench(
         legacy_align=legacy_align,
         indirect_table_size=indirect_table_size,
         strict=strict,
+        doorbell=doorbell,
         interrupt_fd=interrupt_fd,
         hangup_fd=hangup_fd,
     )

@@ -5,6 +5,7 @@ import os
 import select
 import signal
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -25,7 +26,7 @@ from tests.block.queue_bench import (
     make_puppet_bench,
 )
 from tests.clauses import clause
-from vioblk._native import DmaSpace
+from vioblk._native import DmaSpace, Doorbell
 from vioblk.block.driver import RingName
 from vioblk.block.reference_queue import ReferenceBlockQueue
 from vioblk.block.request import STATUS_PENDING, UNMAP, RequestType
@@ -560,6 +561,15 @@ def interrupt_fd() -> Iterator[int]:
     os.close(fd)
 
 
+@pytest.fixture(params=["interrupted", "polled"])
+def any_interrupt_fd(request: pytest.FixtureRequest) -> int | None:
+    """Waits must end in the same ways where the device gives no interrupt."""
+    fd: int | None = None
+    if request.param == "interrupted":
+        fd = request.getfixturevalue("interrupt_fd")
+    return fd
+
+
 def in_thread(work: Callable[[], object]) -> Callable[[], BaseException | None]:
     """Start `work`; the function returned waits for its end and gives the exception, if any."""
     caught: list[BaseException] = []
@@ -629,10 +639,89 @@ def test_a_queue_without_an_interrupt_is_polled(ring: RingName) -> None:
     assert join() is None
 
 
-def test_execute_that_times_out_leaves_its_requests_pending_and_pinned(
+def test_a_polled_queue_finds_completions_long_before_a_wait_without_interrupts_would_end(
+    ring: RingName,
+) -> None:
+    bench = make_puppet_bench(ring)
+
+    def run_20() -> float:
+        start = time.monotonic()
+        for _ in range(20):
+            bench.queue.submit_many(bench.record(FLUSH))
+            head = bench.puppet.take()[0]
+            join = in_thread(partial(bench.complete, head))
+            assert bench.queue.wait(20) is True
+            assert join() is None
+            assert len(bench.reap()) == 1
+        return time.monotonic() - start
+
+    # 2 s if each took one sleep of 100 ms. A busy machine makes some late, not all.
+    assert any(run_20() < 0.5 for _ in range(10))
+
+
+def test_waiting_for_a_device_without_interrupts_leaves_the_processor_to_others(
+    ring: RingName,
+) -> None:
+    bench = make_puppet_bench(ring)
+    bench.queue.submit_many(bench.record(FLUSH))
+    start, busy = time.monotonic(), time.thread_time()
+    assert bench.queue.wait(0.3) is False
+    elapsed_s, busy_s = time.monotonic() - start, time.thread_time() - busy
+    assert elapsed_s >= 0.3
+    assert busy_s < elapsed_s / 3
+
+
+def test_every_queue_that_shares_an_interrupt_is_woken_by_it(
     ring: RingName, interrupt_fd: int
 ) -> None:
-    bench = make_puppet_bench(ring, interrupt_fd=interrupt_fd)
+    benches = [make_puppet_bench(ring, interrupt_fd=interrupt_fd) for _ in range(3)]
+    with select.epoll() as loop:
+        for token, bench in enumerate(benches):
+            loop.register(bench.queue.fileno(), select.EPOLLIN)
+            bench.queue.submit_many(bench.record(FLUSH, token=token))
+            assert bench.queue.arm() is False
+        for bench in benches:
+            bench.complete(bench.puppet.take()[0])
+        benches[0].interrupt()
+        ready = {fd for fd, _ in loop.poll(20)}
+        assert ready == {bench.queue.fileno() for bench in benches}
+    for token, bench in enumerate(benches):
+        assert [done.token for done in bench.reap()] == [token]
+
+
+def test_a_queue_tells_its_doorbell_how_far_it_is_where_the_doorbell_carries_data(
+    ring: RingName, tmp_path: Path
+) -> None:
+    path = tmp_path / "register"
+    path.write_bytes(bytes(8))
+    with path.open("r+b") as file:
+        bench = make_puppet_bench(
+            ring, doorbell=Doorbell.file(file.fileno(), 4, 0x1234, carries_data=True)
+        )
+        for count, available in ((1, 1), (3, 4)):
+            assert bench.queue.submit_many(bench.record(FLUSH) * count) == count
+            assert path.read_bytes() == struct.pack("<IHH", 0, 0x1234, available)
+        assert not bench.queue.take_kick(), "nothing is left to the owner"
+        bench.queue.reclaim()
+        assert bench.queue.submit_many(bench.record(FLUSH) * 2) == 2
+        assert path.read_bytes() == struct.pack("<IHH", 0, 0x1234, 2)
+
+
+def test_a_doorbell_that_cannot_be_rung_is_the_end_of_the_queue(ring: RingName) -> None:
+    with Path("/dev/full").open("wb", buffering=0) as full:
+        bench = make_puppet_bench(ring, doorbell=Doorbell.file(full.fileno(), 0, 1))
+        why = r"the device cannot be notified: .*No space left"
+        with pytest.raises(DeviceGoneError, match=why):
+            bench.queue.execute(bench.record(FLUSH), bytearray(1), 20)
+        with pytest.raises(DeviceGoneError, match=why):
+            bench.queue.submit_many(bench.record(FLUSH))
+        assert bench.queue.in_flight == 1, "the device may have seen it"
+
+
+def test_execute_that_times_out_leaves_its_requests_pending_and_pinned(
+    ring: RingName, any_interrupt_fd: int | None
+) -> None:
+    bench = make_puppet_bench(ring, interrupt_fd=any_interrupt_fd)
     region = bench.space.alloc(4096)
     record = bench.record(IN, region=region.handle)
     statuses = bytearray(2)
@@ -651,8 +740,8 @@ def test_execute_that_times_out_leaves_its_requests_pending_and_pinned(
     region.close()
 
 
-def test_abort_sends_every_waiter_away(ring: RingName, interrupt_fd: int) -> None:
-    bench = make_puppet_bench(ring, interrupt_fd=interrupt_fd)
+def test_abort_sends_every_waiter_away(ring: RingName, any_interrupt_fd: int | None) -> None:
+    bench = make_puppet_bench(ring, interrupt_fd=any_interrupt_fd)
     waiting = threading.Barrier(4)
 
     def execute() -> None:
@@ -673,10 +762,10 @@ def test_abort_sends_every_waiter_away(ring: RingName, interrupt_fd: int) -> Non
     assert bench.queue.broken == "pulled out"
 
 
-def test_a_hang_up_ends_every_wait(ring: RingName, interrupt_fd: int) -> None:
+def test_a_hang_up_ends_every_wait(ring: RingName, any_interrupt_fd: int | None) -> None:
     ours, theirs = socket.socketpair()
     with ours:
-        bench = make_puppet_bench(ring, interrupt_fd=interrupt_fd, hangup_fd=ours.fileno())
+        bench = make_puppet_bench(ring, interrupt_fd=any_interrupt_fd, hangup_fd=ours.fileno())
         join = in_thread(lambda: bench.queue.execute(bench.record(FLUSH), bytearray(1)))
         theirs.close()
         assert isinstance(join(), DeviceGoneError)
@@ -685,9 +774,9 @@ def test_a_hang_up_ends_every_wait(ring: RingName, interrupt_fd: int) -> None:
 
 
 def test_a_signal_ends_a_wait_and_the_request_stays_owned(
-    ring: RingName, interrupt_fd: int
+    ring: RingName, any_interrupt_fd: int | None
 ) -> None:
-    bench = make_puppet_bench(ring, interrupt_fd=interrupt_fd)
+    bench = make_puppet_bench(ring, interrupt_fd=any_interrupt_fd)
     bench.queue.submit_many(bench.record(IN, token=6))
 
     def interrupt(signal_number: int, frame: FrameType | None) -> NoReturn:
