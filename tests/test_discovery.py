@@ -2,11 +2,12 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytest
 
@@ -26,6 +27,8 @@ from vioblk.pci.bars import Bar, read_bars
 from vioblk.pci.sources import SysfsConfig
 
 NOBODY = 65534
+
+PAGE = Path(__file__).resolve().parents[1] / "docs/find-devices.md"
 
 DRIVERS = {2: "block", 4: "entropy"}
 
@@ -131,38 +134,36 @@ def test_every_type_is_named_and_only_those_with_a_driver_can_be_opened(tree: Sy
             assert device.advice == "it has drivers for block, entropy"
 
 
-@pytest.mark.parametrize(
-    ("config", "resource", "reason"),
-    [
-        (dump_bytes("host_bridge"), [], "no virtio device: vendor 0x8086 is not 0x1af4"),
-        (dump_bytes("ivshmem_1110"), [], "no virtio device: device ID 0x1110: ivshmem"),
-        (bytes(endpoint(device=0x1080).data), [], "no virtio device: device ID 0x1080"),
-        (bytes(endpoint(device=0x107F).data), [], "type 63 is not one that VIRTIO 1.4 defines"),
-        (
-            bytes(endpoint().data),
-            MODERN_RESOURCE,
-            "no usable modern interface: there is no virtio capability",
-        ),
-        (
-            bytes(endpoint(capabilities=chained(COMMON, NOTIFY)).data),
-            MODERN_RESOURCE,
-            "no usable modern interface: no usable ISR status",
-        ),
-        (
-            bytes(
-                endpoint(capabilities=chained(COMMON, NOTIFY, virtio_cap(3, offset=0x4000))).data
-            ),
-            MODERN_RESOURCE,
-            "do not lie in BAR 4, which has 0x4000",
-        ),
-        (
-            bytes(endpoint(device=0x1001, subsystem=2, revision=0).data),
-            MODERN_RESOURCE,
-            "and no legacy one: BAR 0 is no I/O BAR",
-        ),
-        (dump_bytes("modern_1042"), MODERN_RESOURCE, NO_WAY),
-    ],
-)
+UNUSABLE: Final = [
+    (dump_bytes("host_bridge"), [], "no virtio device: vendor 0x8086 is not 0x1af4"),
+    (dump_bytes("ivshmem_1110"), [], "no virtio device: device ID 0x1110: ivshmem"),
+    (bytes(endpoint(device=0x1080).data), [], "no virtio device: device ID 0x1080"),
+    (bytes(endpoint(device=0x107F).data), [], "type 63 is not one that VIRTIO 1.4 defines"),
+    (
+        bytes(endpoint().data),
+        MODERN_RESOURCE,
+        "no usable modern interface: there is no virtio capability",
+    ),
+    (
+        bytes(endpoint(capabilities=chained(COMMON, NOTIFY)).data),
+        MODERN_RESOURCE,
+        "no usable modern interface: no usable ISR status",
+    ),
+    (
+        bytes(endpoint(capabilities=chained(COMMON, NOTIFY, virtio_cap(3, offset=0x4000))).data),
+        MODERN_RESOURCE,
+        "do not lie in BAR 4, which has 0x4000",
+    ),
+    (
+        bytes(endpoint(device=0x1001, subsystem=2, revision=0).data),
+        MODERN_RESOURCE,
+        "and no legacy one: BAR 0 is no I/O BAR",
+    ),
+    (dump_bytes("modern_1042"), MODERN_RESOURCE, NO_WAY),
+]
+
+
+@pytest.mark.parametrize(("config", "resource", "reason"), UNUSABLE)
 def test_whatever_is_not_usable_says_why(
     tree: SysfsTree, config: bytes, resource: list[tuple[int, int, int]], reason: str
 ) -> None:
@@ -171,6 +172,23 @@ def test_whatever_is_not_usable_says_why(
     assert found.open_with is None
     assert found.reason is not None
     assert reason in found.reason
+
+
+def test_the_page_explains_every_reason(tree: SysfsTree) -> None:
+    for index, (config, resource, _) in enumerate(UNUSABLE):
+        tree.add(f"0000:00:{index:02x}.0", config, resource=resource)
+    config = dump_bytes("modern_1042")
+    tree.add("0000:01:00.0", config, driver="virtio-pci")
+    tree.add("0000:01:01.0", config, driver="vfio-pci")
+    tree.add("0000:01:02.0", bytes(endpoint(device=0x1041).data))
+    tree.add("0000:01:03.0", b"\xff" * 256, ids_from=config)
+    make_unreadable(tree.add("0000:01:04.0", config) / "config")
+    told = {device.reason for device in look_at(tree).devices}
+    page = PAGE.read_text(encoding="utf-8").partition("## Why a device cannot be opened")[2]
+    rows = re.findall(r"^\| (?!reason)([a-z][^|]*) \|", page.partition("\n## ")[0], re.MULTILINE)
+    patterns = [re.escape(row).replace("N", r"\d+") for row in rows]
+    assert [row for row in told if not any(re.match(each, row or "") for each in patterns)] == []
+    assert [each for each in patterns if not any(re.match(each, row or "") for row in told)] == []
 
 
 @pytest.mark.parametrize(

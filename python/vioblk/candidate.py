@@ -1,12 +1,13 @@
 """A device that an address names, as a candidate for a driver."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 
 from vioblk.address import Address, Option, SortedOptions, parse_address, sort_options
 from vioblk.bus import Connection
 from vioblk.device_types import device_type_name
 from vioblk.driver import BusDriver, DeviceIdentity, Settings
-from vioblk.transport import BackEnd, back_end
+from vioblk.transport import BackEnd, ListsFunctions, PlacedFunction, back_end, no_pci_bus
 
 OFFER: str = "offer"
 """The option of a transport that makes its own device, for features offered beside the usual."""
@@ -38,6 +39,21 @@ class AddressCandidate:
 
         Raises AddressError, OSError, TransportError.
         """
+        options, settings = self._read_options(driver)
+        return Connection(self._back_end.connect(self._address, options), settings)
+
+    def list_functions(self, driver: BusDriver) -> AbstractContextManager[Iterable[PlacedFunction]]:
+        """The PCI functions of the machine that `connect` would reach the device in.
+
+        Raises AddressError, also if there is no PCI bus, OSError, TransportError.
+        """
+        if not isinstance(self._back_end, ListsFunctions):
+            raise no_pci_bus(self._address)
+        options, _ = self._read_options(driver)
+        return self._back_end.list_functions(self._address, options)
+
+    def _read_options(self, driver: BusDriver) -> tuple[dict[str, object], Settings]:
+        """Those of the transport, and those of the driver. Raises AddressError."""
         chosen = sort_options(
             self._address,
             self._keywords,
@@ -45,8 +61,8 @@ class AddressCandidate:
             driver_options=driver.options,
             device_type=driver.device_type,
         )
-        transport = self._back_end.connect(self._address, _with_offer(self._back_end, chosen))
-        return Connection(transport, Settings(chosen.driver, chosen.force_on, chosen.force_off))
+        settings = Settings(chosen.driver, chosen.force_on, chosen.force_off)
+        return _with_offer(self._back_end, chosen), settings
 
 
 def _with_offer(module: BackEnd, chosen: SortedOptions) -> dict[str, object]:

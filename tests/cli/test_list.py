@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -234,12 +236,50 @@ def test_a_qemu_shows_its_disk_as_pciconf_did(
     assert "not usable = no virtio device: device ID 0x1110: ivshmem" in "".join(lines)
 
 
+def test_an_address_is_listed_with_the_options_that_it_is_opened_with(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    address = "qemu:null:1M?timeout_s=3&ring_size=16&event_idx=off&packed=on"
+    (found,) = json.loads(listed(capsys, "--json", address))
+    assert found["open_with"] == address
+    assert run(["list", "qemu:null:1M?ring_sise=16"]) == 1
+    assert "ring_size" in capsys.readouterr().err
+
+
 def test_a_qemu_that_does_not_start_is_one_clear_line() -> None:
     assert "/nowhere/disk.img" in fails("list", "qemu:/nowhere/disk.img")
 
 
 def test_an_address_without_a_pci_bus_is_one_clear_line() -> None:
-    assert "there is no PCI bus behind mem:" in fails("list", "mem:1M")
+    assert "mem:1M: there is no PCI bus behind it" in fails("list", "mem:1M")
+
+
+OPENED = """
+import os, sys
+from vioblk.cli.app import run
+
+outside = []
+
+def watch(event, arguments):
+    if event == "open" and os.fsdecode(arguments[0]).startswith("/dev/"):
+        outside.append(os.fsdecode(arguments[0]))
+
+sys.addaudithook(watch)
+assert run(["list", "-v", "--all"]) == 0
+assert outside == [], outside
+"""
+
+
+def test_listing_this_machine_opens_nothing_in_dev() -> None:
+    subprocess.run([sys.executable, "-c", OPENED], check=True, timeout=60)
+
+
+def test_notes_need_no_standard_error(
+    tree: SysfsTree, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stderr", None)
+    assert run(["list", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == []
 
 
 def test_the_page_lists_the_keys() -> None:

@@ -47,7 +47,7 @@ def list_devices(
     """
     standard_output()
     found, notes = scan(address)
-    for note in notes:
+    for note in notes if sys.stderr is not None else ():
         print(f"vioblk: {note}", file=sys.stderr)
     devices = [device for device in found if _is_asked_for(device, everything, verbose)]
     if as_json:

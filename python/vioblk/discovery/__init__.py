@@ -5,30 +5,19 @@
 is written.
 """
 
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple, TypeAlias, cast
+from typing import NamedTuple
 
-from vioblk.address import parse_address
+from vioblk.candidate import AddressCandidate
 from vioblk.discovery import sysfs
 from vioblk.discovery.describe import describe
 from vioblk.discovery.found import FoundDevice
 from vioblk.discovery.function import KernelUse, PciFunction
 from vioblk.drivers import default_bus
-from vioblk.errors import AddressError
-from vioblk.pci.access import ConfigSpace
-from vioblk.pci.bars import Bar
 from vioblk.pci.location import Location
-from vioblk.transport import back_end
 
 __all__ = ["FoundDevice", "KernelUse", "PciFunction", "Scan", "scan", "scan_address", "scan_sysfs"]
-
-ListFunctions: TypeAlias = Callable[
-    [str], AbstractContextManager[Iterable[tuple[Location, ConfigSpace, tuple[Bar, ...]]]]
-]
-"""What the module of a scheme has, as `list_functions`, if there is a PCI bus behind its
-addresses: each function's place, configuration space, and BARs with lengths."""
 
 
 class Scan(NamedTuple):
@@ -45,8 +34,7 @@ def scan(address: str | None = None) -> Scan:
 
     Raises AddressError for an address that leads to no PCI bus, and what opening it raises.
     """
-    drivers = {number: driver.name for number, driver in default_bus().drivers.items()}
-    return scan_sysfs(sysfs.ROOT, drivers) if address is None else scan_address(address, drivers)
+    return scan_sysfs(sysfs.ROOT, driver_names()) if address is None else scan_address(address)
 
 
 def scan_sysfs(root: Path, drivers: Mapping[int, str]) -> Scan:
@@ -72,22 +60,22 @@ def scan_sysfs(root: Path, drivers: Mapping[int, str]) -> Scan:
     return found
 
 
-def scan_address(text: str, drivers: Mapping[int, str]) -> Scan:
+def scan_address(address: str) -> Scan:
     """Look at the machine behind an address. Raises as `scan` does."""
-    address = parse_address(text)
-    list_functions = getattr(back_end(address), "list_functions", None)
-    if list_functions is None:
-        raise AddressError(
-            f"{text}: there is no PCI bus behind {address.scheme}:; list qemu: addresses, or give "
-            "none for this machine"
-        )
+    candidate, drivers = AddressCandidate(address), driver_names()
+    driver = default_bus().driver_for(candidate.identity.device_type)
     found = Scan([], [])
-    with cast(ListFunctions, list_functions)(text) as functions:
+    with candidate.list_functions(driver) as functions:
         for place, config, bars in functions:
             function = PciFunction(str(place), config, bars)
-            device = describe(function, drivers=drivers, open_with=text)
+            device = describe(function, drivers=drivers, open_with=address)
             found.devices.extend([device] if device else [])
     return found
+
+
+def driver_names() -> dict[int, str]:
+    """Of all drivers that there are, by the device type that they drive."""
+    return {number: driver.name for number, driver in default_bus().drivers.items()}
 
 
 def _look_at(root: Path, place: Location, drivers: Mapping[int, str]) -> FoundDevice | None:

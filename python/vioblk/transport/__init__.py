@@ -1,10 +1,15 @@
 """How devices are reached. Each back end is loaded when an address first asks for it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from importlib import import_module
-from typing import Final, Protocol, cast
+from typing import Final, Protocol, TypeAlias, cast, runtime_checkable
 
 from vioblk.address import Address, Option, unknown_scheme
+from vioblk.errors import AddressError
+from vioblk.pci.access import ConfigSpace
+from vioblk.pci.bars import Bar
+from vioblk.pci.location import Location
 from vioblk.transport.base import Transport
 
 SCHEMES: Final[Mapping[str, str]] = {
@@ -33,6 +38,31 @@ class BackEnd(Protocol):
 
         Raises AddressError, OSError, TransportError.
         """
+
+
+PlacedFunction: TypeAlias = tuple[Location, ConfigSpace, tuple[Bar, ...]]
+"""A PCI function: its place, its configuration space, its BARs with lengths."""
+
+
+@runtime_checkable
+class ListsFunctions(Protocol):
+    """What a module of `SCHEMES` has besides if there is a PCI bus behind its addresses."""
+
+    def list_functions(
+        self, address: Address, options: Mapping[str, object]
+    ) -> AbstractContextManager[Iterable[PlacedFunction]]:
+        """Every function of the machine that `connect` would make, while the machine is there.
+
+        Raises as `connect` does.
+        """
+
+
+def no_pci_bus(address: Address) -> AddressError:
+    """What to raise where PCI functions are asked for and cannot be."""
+    return AddressError(
+        f"{address.text}: there is no PCI bus behind it; a qemu: address has one, and this machine "
+        "is listed without an address"
+    )
 
 
 def back_end(address: Address) -> BackEnd:
