@@ -25,14 +25,16 @@ def test_it_knows_what_it_is(case: Case, disk: BlockDevice) -> None:
     assert info.config.capacity_sectors * 512 == CAPACITY_BYTES
 
 
-def test_what_was_accepted_was_offered_and_every_bit_has_a_reason(disk: BlockDevice) -> None:
+def test_what_was_accepted_was_offered_and_every_bit_has_a_reason(
+    case: Case, disk: BlockDevice
+) -> None:
     info = disk.info
     assert set(info.accepted) <= set(info.offered)
     assert {decision.bit for decision in info.features} == set(info.offered)
     assert all(decision.reason for decision in info.features)
     accepted = {each.bit for each in info.features if each.verdict is Verdict.ACCEPTED}
     assert accepted == set(info.accepted)
-    assert Feature.VERSION_1 in info.accepted
+    assert (Feature.VERSION_1 in info.accepted) == case.target.modern
 
 
 def test_the_reference_ring_goes_without_event_idx(case: Case, disk: BlockDevice) -> None:
@@ -40,11 +42,11 @@ def test_the_reference_ring_goes_without_event_idx(case: Case, disk: BlockDevice
     assert disk.device.has(Feature.EVENT_IDX) == (offered and case.ring == "native")
 
 
-def test_info_is_json(disk: BlockDevice) -> None:
+def test_info_is_json(case: Case, disk: BlockDevice) -> None:
     read_back = json.loads(json.dumps(disk.info.as_dict()))
     assert read_back["capacity_bytes"] == CAPACITY_BYTES
     assert read_back["queues"][0]["index"] == 0
-    assert "version_1" in read_back["accepted"]
+    assert ("version_1" in read_back["accepted"]) == case.target.modern
 
 
 def test_a_feature_can_be_done_without(case: Case) -> None:
