@@ -9,8 +9,8 @@ from vioblk.block.features import BlockFeature
 from vioblk.features import Feature, Verdict
 
 NEVER = [
-    *(Feature.RING_PACKED, Feature.IN_ORDER, Feature.SR_IOV, Feature.NOTIFICATION_DATA),
-    *(Feature.NOTIF_CONFIG_DATA, Feature.RING_RESET, Feature.ADMIN_VQ, Feature.SUSPEND),
+    *(Feature.RING_PACKED, Feature.IN_ORDER, Feature.SR_IOV),
+    *(Feature.RING_RESET, Feature.ADMIN_VQ, Feature.SUSPEND),
     *(BlockFeature.BARRIER, BlockFeature.SCSI, BlockFeature.LIFETIME),
     *(BlockFeature.SECURE_ERASE, BlockFeature.ZONED, Feature.NOTIFY_ON_EMPTY),
 ]

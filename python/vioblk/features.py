@@ -50,7 +50,14 @@ TRANSPORT_DEPENDENT: Final = frozenset(
 )
 """They mean something on some transports only, which say so in `transport_features`."""
 
-PLATFORM: Final = frozenset({Feature.ACCESS_PLATFORM, Feature.ORDER_PLATFORM})
+PLATFORM: Final = frozenset(
+    {
+        Feature.ACCESS_PLATFORM,
+        Feature.ORDER_PLATFORM,
+        Feature.NOTIFICATION_DATA,
+        Feature.NOTIF_CONFIG_DATA,
+    }
+)
 """They ask something of the transport; one that can do it has them in `transport_features`."""
 
 RING: Final = frozenset({Feature.INDIRECT_DESC, Feature.EVENT_IDX})
@@ -62,8 +69,6 @@ NOT_SUPPORTED: Final[Mapping[int, str]] = MappingProxyType(
         Feature.RING_PACKED: "no packed ring in this driver yet; the split ring is used",
         Feature.IN_ORDER: "no in-order ring in this driver yet",
         Feature.SR_IOV: "virtual functions are not managed here",
-        Feature.NOTIFICATION_DATA: "notifications carry no data yet",
-        Feature.NOTIF_CONFIG_DATA: "notifications carry no configuration data yet",
         Feature.RING_RESET: "single queues are not reset; the device is",
         Feature.ADMIN_VQ: "administration commands are not used",
         Feature.SUSPEND: "devices are closed, not suspended",
@@ -311,7 +316,7 @@ class _Chooser:
 
     def _judge_platform(self, bit: int) -> tuple[Verdict, str]:
         if bit in self._transport_features:
-            return Verdict.ACCEPTED, "should be accepted, and the transport can do it"
+            return Verdict.ACCEPTED, "the transport can do it"
         return Verdict.DECLINED, "the transport cannot do it"
 
     def _judge_ring(self, bit: int) -> tuple[Verdict, str]:
