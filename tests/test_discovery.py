@@ -419,7 +419,19 @@ def children() -> set[str]:
     return {number for each in lists for number in each.read_text().split()}
 
 
-@pytest.mark.parametrize("address", ["mem:1M", "vhost-user:/nowhere.sock"])
+@pytest.mark.parametrize("access", ["bar", "window"])
+def test_the_software_device_on_a_pci_bus_is_found(access: str) -> None:
+    (found,) = vioblk.find(f"mem:1M?bus=pci&access={access}&vectors=3")
+    assert (found.type_name, found.interface, found.problems) == ("block", "modern", ())
+    assert found.capabilities.msix is not None
+    assert found.capabilities.msix.vector_count == 3
+    assert all(bar.length for bar in found.bars)
+    assert found.open_with is not None
+    with vioblk.open(found.open_with) as disk:
+        assert disk.capacity_bytes == 1 << 20
+
+
+@pytest.mark.parametrize("address", ["mem:1M", "file:/nowhere/x", "vhost-user:/nowhere.sock"])
 def test_an_address_without_a_pci_bus_is_refused(address: str) -> None:
     with pytest.raises(vioblk.AddressError, match="no PCI bus behind"):
         scan(address)

@@ -20,7 +20,8 @@ AS_ROOT: Final = "list as root (CAP_SYS_ADMIN) to see them"
 NOT_TAKEN: Final = "this version does not take devices from the kernel"
 NO_WAY: Final = "this version drives no PCI device of the machine that it runs on"
 OTHER_WAYS: Final = (
-    "it drives those of a QEMU that it starts itself (qemu:) and the software device (mem:, file:)"
+    "it drives those of a QEMU that it starts itself (qemu:), and the software device as one "
+    "(mem:, file: with bus=pci)"
 )
 
 VFIO_DRIVER: Final = "vfio-pci"

@@ -46,22 +46,22 @@ PlacedFunction: TypeAlias = tuple[Location, ConfigSpace, tuple[Bar, ...]]
 
 @runtime_checkable
 class ListsFunctions(Protocol):
-    """What a module of `SCHEMES` has besides if there is a PCI bus behind its addresses."""
+    """What a module of `SCHEMES` has besides if there can be a PCI bus behind its addresses."""
 
     def list_functions(
         self, address: Address, options: Mapping[str, object]
     ) -> AbstractContextManager[Iterable[PlacedFunction]]:
         """Every function of the machine that `connect` would make, while the machine is there.
 
-        Raises as `connect` does.
+        Raises as `connect` does, and AddressError if there is no PCI bus behind this address.
         """
 
 
 def no_pci_bus(address: Address) -> AddressError:
     """What to raise where PCI functions are asked for and cannot be."""
     return AddressError(
-        f"{address.text}: there is no PCI bus behind it; a qemu: address has one, and this machine "
-        "is listed without an address"
+        f"{address.text}: there is no PCI bus behind it; those that have one are qemu: addresses, "
+        "and mem: and file: with bus=pci; this machine is listed without an address"
     )
 
 

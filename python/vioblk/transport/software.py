@@ -4,7 +4,8 @@ It parses rings with code of its own, on its own thread, and counts what it sees
 """
 
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
@@ -24,6 +25,9 @@ from vioblk.address import (
 from vioblk.block.features import BLOCK_DEVICE_TYPE, BlockFeature
 from vioblk.errors import AddressError
 from vioblk.features import Feature, FeatureSet
+from vioblk.pci.bars import size_bars
+from vioblk.pci.location import Location
+from vioblk.transport import PlacedFunction, no_pci_bus
 from vioblk.transport.base import QueueAddresses, QueueWires, Transport
 from vioblk.transport.watch import EventWatcher
 
@@ -224,6 +228,22 @@ def connect(address: Address, options: Mapping[str, object]) -> Transport:
         raise
     except ValueError as error:
         raise AddressError(f"{address.text}: {error}") from error
+
+
+@contextmanager
+def list_functions(
+    address: Address, options: Mapping[str, object]
+) -> Iterator[list[PlacedFunction]]:
+    """The function that the device is with `bus=pci`, while it is there.
+
+    Raises as `connect` does, and AddressError without `bus=pci`.
+    """
+    if options.get("bus") != "pci":
+        raise no_pci_bus(address)
+    software_pci = import_module("vioblk.transport.software_pci")
+    with closing(connect(address, options)) as transport:
+        assert isinstance(transport, software_pci.SoftwarePciTransport)
+        yield [(Location(bus=0, device=0), transport.config, size_bars(transport.config))]
 
 
 def _device_options(address: Address, given: dict[str, object]) -> dict[str, Any]:
