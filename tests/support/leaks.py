@@ -2,10 +2,13 @@
 
 import gc
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
+
+THREAD_END_TIMEOUT_S = 1.0
 
 
 class Holdings(NamedTuple):
@@ -35,4 +38,8 @@ def no_leaks(*, collect: bool = True) -> Iterator[None]:
     before = holdings()
     yield
     after = holdings(collect=collect)
+    # One that has been joined may take a moment to leave the kernel.
+    deadline = time.monotonic() + THREAD_END_TIMEOUT_S
+    while after.threads > before.threads and time.monotonic() < deadline:
+        after = holdings(collect=False)
     assert after == before, f"before {before}, after {after}, threads {threading.enumerate()}"

@@ -74,7 +74,7 @@ class Machine:
         binary = find_binary(settings.binary)
         with ExitStack() as owned:
             self._start(binary, owned)
-            self._release = weakref.finalize(self, _release, owned.pop_all(), os.getpid())
+            self._release = weakref.finalize(self, owned.pop_all().close)
 
     def _start(self, binary: str, owned: ExitStack) -> None:
         settings = self.settings
@@ -360,7 +360,3 @@ def _socket_pair(owned: ExitStack) -> Sequence[socket.socket]:
     for each in pair:
         owned.callback(each.close)
     return pair
-
-
-def _release(owned: ExitStack, owner_pid: int) -> None:
-    owned.close()

@@ -15,7 +15,8 @@ from vioblk.pci.msix import MsixTable
 from vioblk.pci.registers import check_access
 from vioblk.transport.qemu.controls import DeviceControls
 from vioblk.transport.qemu.machine import Machine
-from vioblk.transport.qemu.qtest import MEMORY_WRITE, PORT_WRITE
+from vioblk.transport.qemu.presence import Presence
+from vioblk.transport.qemu.qtest import MEMORY_WRITE, PORT_WRITE, Qtest
 
 
 class QemuPlatform(DeviceControls):
@@ -51,7 +52,7 @@ class QemuPlatform(DeviceControls):
         found = self._bars.get(bar)
         if found is None:
             raise TransportError(f"the device has no BAR {bar}")
-        return BarRegisters(self, found)
+        return BarRegisters(self.machine.qtest, self._presence, found)
 
     def map_memory(self, length_bytes: int) -> Mapping:
         """A part of the machine's memory, at the address that it has there."""
@@ -138,10 +139,6 @@ class QemuPlatform(DeviceControls):
 
     # The end
 
-    def check_present(self) -> None:
-        """Raises DeviceGoneError if the device is known to have gone."""
-        self._presence.check()
-
     def explain_failure(self) -> str | None:
         """What QEMU has said of an I/O error."""
         return self.machine.last_error
@@ -167,14 +164,13 @@ class QemuPlatform(DeviceControls):
 
 @final
 class BarRegisters:
-    """The registers of one BAR."""
+    """The registers of one BAR; left alone once the device has gone."""
 
-    def __init__(self, platform: QemuPlatform, bar: Bar) -> None:
-        qtest = platform.machine.qtest
+    def __init__(self, qtest: Qtest, presence: Presence, bar: Bar) -> None:
         io = bar.kind == "io"
         self._read = qtest.read_port if io else qtest.read_memory
         self._write = qtest.write_port if io else qtest.write_memory
-        self._platform = platform
+        self._presence = presence
         self._address = bar.address
         self._length = bar.length or 0
 
@@ -186,7 +182,7 @@ class BarRegisters:
     def read(self, offset: int, width: int) -> int:
         """See `Registers.read`."""
         check_access(offset, width, self._length)
-        self._platform.check_present()
+        self._presence.check()
         return self._read(self._address + offset, width)
 
     def write(self, offset: int, width: int, value: int) -> None:
@@ -194,7 +190,7 @@ class BarRegisters:
         check_access(offset, width, self._length)
         if not 0 <= value < 1 << 8 * width:
             raise ValueError(f"{value:#x} does not fit in {width} bytes")
-        self._platform.check_present()
+        self._presence.check()
         self._write(self._address + offset, width, value)
 
 

@@ -22,7 +22,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from threading import Event, Lock, Thread
+from threading import Event, Lock, Thread, current_thread
 from typing import Final
 
 from vioblk.errors import ForkedError, TransportError
@@ -58,14 +58,14 @@ class QemuProcess:
         self._life = _Life()
         self._kill_if_forgotten = weakref.finalize(self, _Life.kill, self._life)
         wrapped = [*_guard(), *command]
-        keeper = Thread(
+        self._keeper = Thread(
             target=self._life.keep,
             args=(wrapped, tuple(descriptors)),
             name="vioblk-qemu-process",
             daemon=True,
         )
         try:
-            keeper.start()
+            self._keeper.start()
             if not self._life.begun.wait(START_TIMEOUT_S):
                 raise TransportError(f"{_name(command)} was not started in {START_TIMEOUT_S:g} s")
             if self._life.failure is not None:
@@ -108,7 +108,8 @@ class QemuProcess:
         """
         if self._life.owned:
             self._kill_if_forgotten()
-            self._life.ended.wait(END_TIMEOUT_S)
+            if self._keeper.ident is not None and self._keeper is not current_thread():
+                self._keeper.join(END_TIMEOUT_S)
 
     def wait(self, timeout_s: float) -> bool:
         """Wait until it has ended; whether it has."""

@@ -30,6 +30,7 @@ class Pump:
         self._thread: Thread | None = None
         self._stop: weakref.finalize[..., Pump] | None = None
         self._closed = False
+        self._owner_pid = os.getpid()
 
     def add(self, fd: int, call: Callable[[], None], *, counter: bool) -> None:
         """`call` when `fd` is readable, and go on until it is removed or the pump closed.
@@ -47,12 +48,16 @@ class Pump:
 
     def remove(self, fd: int) -> None:
         """No further call for `fd` begins; one may be under way."""
+        if os.getpid() != self._owner_pid:
+            return  # There is no thread here, and its locks may be held for ever.
         with self._lock:
             if self._state is not None:
                 self._state.remove(fd)
 
     def close(self) -> None:
         """End the thread. Idempotent; one that is in a call for too long is left to itself."""
+        if os.getpid() != self._owner_pid:
+            return
         with self._lock:
             self._closed = True
             stop, thread = self._stop, self._thread

@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from itertools import count
-from threading import Condition, Thread
+from threading import Condition, Thread, current_thread
 from typing import Any, Final
 
 from vioblk.errors import DeviceGoneError, ForkedError, ProtocolError, TransportError
@@ -16,6 +16,8 @@ REPLY_TIMEOUT_S: Final = 10.0
 
 EVENTS_KEPT: Final = 1000
 """Those that nobody waits for are dropped, the oldest first."""
+
+JOIN_TIMEOUT_S: Final = 1.0
 
 Event = Mapping[str, Any]
 """As QEMU sends it: `event`, `data`, `timestamp`."""
@@ -56,7 +58,8 @@ class Qmp:
         self._ids = count(1)
         self._inbox = _Inbox(connection, on_event)
         connection.settimeout(None)
-        Thread(target=self._inbox.read, name="vioblk-qemu-monitor", daemon=True).start()
+        self._reader = Thread(target=self._inbox.read, name="vioblk-qemu-monitor", daemon=True)
+        self._reader.start()
 
     def start(self, timeout_s: float) -> tuple[int, int, int]:
         """Wait for the greeting and leave negotiation mode; QEMU's version.
@@ -102,8 +105,14 @@ class Qmp:
         return found
 
     def close(self) -> None:
-        """Hang up. Idempotent."""
-        self._inbox.close()
+        """Hang up, and wait for the thread. Idempotent.
+
+        In a forked child nothing happens: the connection is the parent's.
+        """
+        if os.getpid() == self._owner_pid:
+            self._inbox.close()
+            if self._reader is not current_thread():
+                self._reader.join(JOIN_TIMEOUT_S)
 
     def _run(self, command: str, arguments: Mapping[str, object], timeout_s: float) -> Any:
         if os.getpid() != self._owner_pid:
