@@ -33,7 +33,8 @@ RUST_SOURCES := Cargo.toml Cargo.lock $(shell find rust -name '*.rs' -o -name Ca
 
 # What the tests run that pip and cargo do not bring, each with the Debian packages that have it.
 # The storage daemon has moved from qemu-system-common to qemu-utils.
-TEST_TOOLS := qemu-storage-daemon qemu-img qemu-io mke2fs debugfs git
+TEST_TOOLS := qemu-system-x86_64 qemu-storage-daemon qemu-img qemu-io mke2fs debugfs git
+PACKAGES_OF_qemu-system-x86_64 := qemu-system-x86 qemu-system-common
 PACKAGES_OF_qemu-storage-daemon := qemu-utils qemu-system-common
 PACKAGES_OF_qemu-img := qemu-utils
 PACKAGES_OF_qemu-io := qemu-utils
@@ -182,21 +183,27 @@ lint-tools:
 		cargo $${component/rustfmt/fmt} --version >/dev/null 2>&1 || rustup component add $$component
 	done
 
+# Twice, if need be: Debian's QEMU packages of two versions exclude each other, so that what is
+# installed first can take others away.
 .PHONY: test-tools
 test-tools:
-	@missing=() packages=()
-	need() { command -v $$1 >/dev/null || { missing+=($$1); packages+=($${@:2}); }; }
-	$(foreach tool,$(TEST_TOOLS),need $(tool) $(PACKAGES_OF_$(tool));)
+	@need() { command -v $$1 >/dev/null || { missing+=($$1); packages+=($${@:2}); }; }
+	look() { missing=() packages=(); $(foreach tool,$(TEST_TOOLS),need $(tool) $(PACKAGES_OF_$(tool));) }
+	look
 	[ $${#missing[@]} -gt 0 ] || exit 0
-	packages=($$(printf '%s\n' $${packages[@]} | sort -u))
 	if [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+		packages=($$(printf '%s\n' $${packages[@]} | sort -u))
 		echo "The tests need $${missing[*]}; on Debian: sudo apt-get install $${packages[*]}" >&2
 		exit 1
 	fi
-	echo "== installing $${packages[*]}"
 	export DEBIAN_FRONTEND=noninteractive
 	apt-get update --quiet=2
-	apt-get install --yes --quiet=2 --no-install-recommends $${packages[@]} >/dev/null
-	for tool in $${missing[@]}; do
-		command -v $$tool >/dev/null || { echo "$${packages[*]} brought no $$tool" >&2; exit 1; }
+	for attempt in first second; do
+		packages=($$(printf '%s\n' $${packages[@]} | sort -u))
+		echo "== installing $${packages[*]}"
+		apt-get install --yes --quiet=2 --no-install-recommends $${packages[@]} >/dev/null
+		look
+		[ $${#missing[@]} -gt 0 ] || exit 0
 	done
+	echo "$${packages[*]} brought no $${missing[*]}" >&2
+	exit 1
