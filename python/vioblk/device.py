@@ -18,6 +18,7 @@ from vioblk.config_space import ConfigField, read_snapshot, write_field
 from vioblk.driver import Driver, Q, QueueHandle, QueueParts, Virtqueue
 from vioblk.errors import (
     DeviceBusyError,
+    DeviceGoneError,
     NegotiationError,
     ProtocolError,
     RequestTimeoutError,
@@ -56,6 +57,11 @@ POLL_INTERVAL_MIN_S: Final = 20e-6
 POLL_INTERVAL_MAX_S: Final = 10e-3
 """Between two looks at a status that should become 0: each wait is twice the one before."""
 
+LOOK_TIMEOUT_S: Final = 0.1
+"""How long a look at the status waits for others who use the device."""
+
+NEEDS_RESET: Final = "the device has met an error and needs a reset (DEVICE_NEEDS_RESET)"
+
 QUEUE_SIZE_MAX: Final = 32768
 """Of a split ring (VIRTIO 1.4, 2.7 Split Virtqueues)."""
 
@@ -88,6 +94,7 @@ class VirtioDevice:
         self._closing = False
         self._listening = False
         self._announcing_thread: int | None = None
+        self._reset_reason = ""
 
     # What is known
 
@@ -405,10 +412,46 @@ class VirtioDevice:
         gets DeviceGoneError with the reason. Raises TransportError.
         """
         if self._state is DeviceState.LIVE and self._read_status() & Status.DEVICE_NEEDS_RESET:
-            self._needs_reset("the device has met an error and needs a reset")
+            self._needs_reset(NEEDS_RESET)
         return self._state
 
+    def look_for_cause(self) -> str | None:
+        """After the device did not do something in time: look at its status, as there may be no
+        interrupt that would have told, and say what it shows; None if it cannot be looked at now.
+
+        Raises DeviceGoneError if only a reset helps, or nothing does: the device asks for one,
+        somebody else has reset it, or it has gone. Then the state is NEEDS_RESET, and whoever waits
+        for its queues gets that error.
+        """
+        transport = self._transport
+        if transport is None or not transport.status_at_hand:
+            return None
+        # Not for ever: who closes the device may hold the lock, and wait for this very call.
+        if not self.lock.acquire(timeout=LOOK_TIMEOUT_S):
+            return None
+        try:
+            return self._look_at_status(transport) if self._state is DeviceState.LIVE else None
+        finally:
+            self.lock.release()
+
+    def _look_at_status(self, transport: Transport) -> str:
+        try:
+            raw = transport.read_status()
+        except DeviceGoneError as error:
+            self._needs_reset(str(error))
+            raise
+        except (TransportError, OSError) as error:
+            return f"its status cannot be read: {error}"
+        if raw & Status.DEVICE_NEEDS_RESET:
+            self._needs_reset(NEEDS_RESET)
+        elif not raw & Status.DRIVER_OK:
+            self._needs_reset(f"somebody else has reset the device: its status reads {raw:#x}")
+        else:
+            return f"its status, {raw:#x}, shows no error"
+        raise DeviceGoneError(self._reset_reason)
+
     def _needs_reset(self, reason: str) -> None:
+        self._reset_reason = reason
         self._state = DeviceState.NEEDS_RESET
         self._abort_queues(reason)
 

@@ -229,11 +229,20 @@ class BlockDevice:
     def wait(self, timeout_s: float | None = None, queue: int = 0) -> bool:
         """Wait until `reap_many` has something to hand out or an error to raise.
 
-        False after `timeout_s` (as for `execute`), and at once if nothing is in flight.
+        False after `timeout_s` (as for `execute`), and at once if nothing is in flight. If it was
+        in vain, a look at the device tells whether it needs a reset, or has gone.
         """
         self._gate.check()
         bound_s = queue_timeout(self._timeout_s if timeout_s is None else timeout_s)
-        return self._queue(queue).wait(bound_s)
+        chosen = self._queue(queue)
+        if chosen.wait(bound_s):
+            return True
+        if chosen.in_flight:
+            try:
+                self._device.look_for_cause()
+            except DeviceGoneError:
+                return True  # `reap_many` has that error to raise
+        return False
 
     def _queue(self, number: int) -> RequestQueue:
         self._refuse_if_gone()
@@ -390,7 +399,11 @@ class BlockDevice:
         )
         device = self._device
         self._transfers = Transfers(
-            self._driver, device.memory, self._timeout_s, device.transport.explain_failure
+            self._driver,
+            device.memory,
+            self._timeout_s,
+            device.transport.explain_failure,
+            device.look_for_cause,
         )
 
     def reset(self, timeout_s: float = INITIALIZE_TIMEOUT_S) -> Mapping[int, Sequence[int]]:

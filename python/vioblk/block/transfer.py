@@ -17,7 +17,7 @@ from vioblk.block.request import (
     RequestType,
 )
 from vioblk.compat import Buffer
-from vioblk.errors import RequestTimeoutError, StateError, VioblkError
+from vioblk.errors import DeviceGoneError, RequestTimeoutError, StateError, VioblkError
 from vioblk.memory import DmaMemory
 
 MAX_BATCH_REQUESTS: Final = 256
@@ -41,14 +41,20 @@ class Transfers:
         memory: DmaMemory,
         timeout_s: float,
         explain_failure: Callable[[], str | None] | None = None,
+        look_for_cause: Callable[[], str | None] | None = None,
     ) -> None:
-        """With the queues that `driver` has now."""
+        """With the queues that `driver` has now.
+
+        `explain_failure`: what else is known of an I/O error. `look_for_cause`: what the device
+        shows after a time-out, as `VirtioDevice.look_for_cause`.
+        """
         self.timeout_s = timeout_s
         self.pool = BouncePool(memory.alloc)
         self.queues: Sequence[RequestQueue] = driver.queues
         self._driver = driver
         self._memory = memory
         self._explain_failure = explain_failure
+        self._look_for_cause = look_for_cause
         self._turn = itertools.count()
         self._ended: VioblkError | None = None
 
@@ -60,7 +66,7 @@ class Transfers:
         self._ended = self._ended or reason
         self.pool.close(reason)
         self.queues = ()
-        self._explain_failure = None
+        self._explain_failure = self._look_for_cause = None
 
     def next_queue(self) -> RequestQueue:
         """The queues take turns. Raises StateError if there are none, and the reason of `end`."""
@@ -72,11 +78,24 @@ class Transfers:
         return queues[next(self._turn) % len(queues)]
 
     def execute(self, requests: Buffer, statuses: Buffer, timeout_s: float | None) -> None:
-        """`RequestQueue.execute` on the next queue; a time-out says how long the wait was."""
+        """`RequestQueue.execute` on the next queue; a time-out says how long the wait was, and
+        what the device shows then.
+
+        Raises DeviceGoneError in the place of a time-out if the device is found to need a reset,
+        or to have gone.
+        """
         try:
             self.next_queue().execute(requests, statuses, timeout_s)
         except RequestTimeoutError as error:
-            raise RequestTimeoutError(f"after {timeout_s:g} s: {error}") from None
+            timed_out = f"after {timeout_s:g} s: {error}"
+        else:
+            return
+        look, shown = self._look_for_cause, None
+        try:
+            shown = look() if look else None
+        except DeviceGoneError as error:
+            raise DeviceGoneError(f"{error}; seen {timed_out}") from None
+        raise RequestTimeoutError(f"{timed_out}; {shown}" if shown else timed_out)
 
     def run(self, batch: bytearray) -> None:
         """Run a batch of records on one queue and wait for it.
