@@ -450,3 +450,22 @@ def test_the_isr_register_is_the_models() -> None:
     assert isinstance(function.isr, RecordingRegisters)
     assert [function.isr.read(0, 1), function.isr.read(0, 1)] == [3, 0]
     function.platform.close()
+
+
+def test_several_threads_may_access_a_device_at_once(reach: Reach) -> None:
+    transport = reach(ModernFunction().platform)
+    errors: list[BaseException] = []
+
+    def look() -> None:
+        try:
+            for _ in range(2000):
+                transport.read_status()
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=look) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(WAIT_S)
+    assert errors == []

@@ -32,8 +32,6 @@ class Presence:
         sockets = _sockets(platform.hangup_fd)
         self._socket = sockets[0]
         self._free = weakref.finalize(self, _close_all, sockets)
-        self._poller = select.poll()
-        self._poller.register(self._socket, select.POLLRDHUP)
 
     @property
     def hangup_fd(self) -> int:
@@ -73,13 +71,25 @@ class Presence:
 
     def _check(self) -> None:
         if self._closed:
-            raise StateError(f"{self._address} was closed; open it again")
-        if self._ended is None and self._poller.poll(0):
+            raise self._closed_error()
+        if self._ended is None and self._hung_up():
             self._mark(
                 f"{self._address}: the device has gone: it was unplugged, or its machine ended"
             )
         if self._ended is not None:
             raise DeviceGoneError(self._ended)
+
+    def _hung_up(self) -> bool:
+        # One for each look: a poller refuses to be used by two threads at once.
+        poller = select.poll()
+        try:
+            poller.register(self._socket, select.POLLRDHUP)
+        except ValueError:
+            raise self._closed_error() from None
+        return bool(poller.poll(0))
+
+    def _closed_error(self) -> StateError:
+        return StateError(f"{self._address} was closed; open it again")
 
     def _mark(self, reason: str) -> None:
         if self._ended is None:
