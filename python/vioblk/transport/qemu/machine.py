@@ -58,8 +58,8 @@ class Function(NamedTuple):
 
 
 class Machine:
-    """A running QEMU as `settings` say. Its one virtio device has its BARs, and nothing else has
-    been done to it. A context manager.
+    """A running QEMU as `settings` say. Its one virtio device has its BARs and its interrupt line,
+    and nothing else has been done to it. A context manager.
 
     Raises OSError if the image is not there, TransportError with what QEMU says if it does not
     start. All later calls raise DeviceGoneError once it has ended, and TransportError if it does
@@ -147,13 +147,24 @@ class Machine:
         return DEVICE_NAMES[self.settings.device]
 
     def place_device(self) -> None:
-        """Give the BARs of the virtio device their addresses; `bars` has them."""
+        """Give the BARs of the virtio device their addresses, which `bars` has, and its interrupt
+        pin the way to the I/O APIC."""
         self.bars = self.place_bars(self.location)
+        self.chipset.route(self.location, self.settings.irq)
 
     def presence(self) -> Presence:
-        """Follows the device that is in its slot now."""
+        """Follows the device that is in its slot now, for the one who drives it: its registers and
+        its status are that one's until the presence is closed.
+
+        Raises TransportError if somebody drives it already.
+        """
         presence = Presence()
-        self._news.follow(DEVICE_ID, presence)
+        if not self._news.follow(DEVICE_ID, presence):
+            presence.close()
+            raise TransportError(
+                f"the device at {self.location} is driven already, and it has one status and one "
+                "set of queues; close what is attached to it first"
+            )
         explain = self.process.explain_end
         self.process.on_end(lambda: presence.leave(explain()))
         return presence
@@ -291,9 +302,16 @@ class _News:
     def __init__(self) -> None:
         self.last_error: str | None = None
         self._followed: dict[str, Presence] = {}
+        self._lock = Lock()
 
-    def follow(self, device: str, presence: Presence) -> None:
-        self._followed[device] = presence
+    def follow(self, device: str, presence: Presence) -> bool:
+        """Whether nobody else follows it, so that `presence` does from now on."""
+        with self._lock:
+            other = self._followed.get(device)
+            if other is not None and other.hangup_fd >= 0:
+                return False
+            self._followed[device] = presence
+            return True
 
     def on_event(self, event: Event) -> None:
         data = event.get("data", {})
