@@ -14,6 +14,7 @@ from vioblk.errors import AddressError
 from vioblk.transport.pci import PciTransport
 from vioblk.transport.software_pci.config import ModelledConfig
 from vioblk.transport.software_pci.platform import SoftwarePciPlatform
+from vioblk.wording import counted
 
 __all__ = ["ModelledConfig", "SoftwarePciPlatform", "SoftwarePciTransport", "make"]
 
@@ -61,8 +62,8 @@ def make(
     needed = int(interrupts in _ONE_VECTOR) or (queue_count + 1 if interrupts == "msix" else 0)
     if vector_count < needed:
         raise AddressError(
-            f"{address.text}: interrupts={interrupts} needs {needed} vectors, and vectors= is "
-            f"{vector_count}"
+            f"{address.text}: interrupts={interrupts} needs {counted(needed, 'vector')}, and "
+            f"vectors= is {vector_count}"
         )
     space = DmaSpace()
     platform = SoftwarePciPlatform(
