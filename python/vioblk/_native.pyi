@@ -189,12 +189,16 @@ class Doorbell:
         """Store to a register. Raises ValueError if it does not lie in the window, aligned."""
     @staticmethod
     def file(fd: int, offset: int, value: int, *, carries_data: bool = False) -> Doorbell:
-        """pwrite to a file (duplicated): an I/O BAR that cannot be mapped."""
+        """pwrite to a file (duplicated): an I/O BAR that cannot be mapped. Raises ValueError if
+        `offset` is not aligned to the bytes that are stored, OSError."""
     @property
     def carries_data(self) -> bool: ...
     def ring(self, next_available: int = 0) -> None:
         """Notify the device, after the fence before_doorbell. `next_available`: 16 bits, used if
-        it carries data. Raises OSError, StateError (the device was closed)."""
+        it carries data. Raises OSError, StateError (the device was closed), ForkedError.
+
+        A queue rings by itself; if that fails, it is given up, and its callers get
+        DeviceGoneError with the reason."""
 
 @final
 class SplitLayout:

@@ -50,7 +50,11 @@ class RequestQueue(Protocol):
     def limits(self, limits: BlockLimits, /) -> None: ...
 
     def fileno(self) -> int:
-        """An epoll descriptor that becomes readable with a completion interrupt or a hang-up."""
+        """An epoll descriptor that becomes readable with a completion interrupt or a hang-up.
+
+        Where the device gives no interrupt it tells of the hang-up alone; look again (`arm`) now
+        and then. `wait` and `execute` do so by themselves.
+        """
 
     def take_kick(self) -> bool:
         """For a queue without a doorbell: whether the device must be notified, and forget it."""
