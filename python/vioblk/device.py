@@ -444,8 +444,14 @@ class VirtioDevice:
             return f"its status cannot be read: {error}"
         if raw & Status.DEVICE_NEEDS_RESET:
             self._needs_reset(NEEDS_RESET)
+        elif raw == 0:
+            self._needs_reset("somebody else has reset the device: its status reads 0")
         elif not raw & Status.DRIVER_OK:
-            self._needs_reset(f"somebody else has reset the device: its status reads {raw:#x}")
+            # QEMU shows so that bus mastering is off; once it is on, the device goes on.
+            return (
+                f"its status, {raw:#x}, lacks DRIVER_OK: something keeps the device from working, "
+                "such as bus mastering that is off"
+            )
         else:
             return f"its status, {raw:#x}, shows no error"
         raise DeviceGoneError(self._reset_reason)

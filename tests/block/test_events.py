@@ -199,7 +199,7 @@ def test_a_device_that_somebody_else_has_reset_is_found_out(
 ) -> None:
     disk = open_disk(address, timeout_s=SHORT_S)
     disk.device.transport.write_status(0)
-    with pytest.raises(vioblk.DeviceGoneError, match=r"somebody else has reset .* reads 0x0; seen"):
+    with pytest.raises(vioblk.DeviceGoneError, match=r"somebody else has reset .* reads 0; seen"):
         disk.read(0, 512)
     disk.reset()
     works(disk)
