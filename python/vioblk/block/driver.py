@@ -86,6 +86,8 @@ class BlockDriver:
 
     config: BlockConfig
     """As last read: at the start and after each change."""
+    _told: BlockConfig
+    """What the user knows of."""
     features: RequestFeatures
     limits: DiskLimits
     device_queue_count: int
@@ -123,7 +125,7 @@ class BlockDriver:
         has.
         """
         self._set_cache(device)
-        self.config = read_block_config(device)
+        self.config = self._told = read_block_config(device)
         self.features = RequestFeatures.of(device.offered, device.accepted)
         self.device_queue_count = min(self.config.num_queues or 1, device.queue_count())
         count = self._queue_count()
@@ -161,8 +163,15 @@ class BlockDriver:
         self.queues = tuple(handle.queue for handle in self._handles)
 
     def config_changed(self, device: VirtioDevice) -> Callable[[], None] | None:
-        """Read the configuration again: the capacity may be another (VIRTIO 1.4, 5.2.6)."""
+        """Read the configuration again: the capacity may be another (VIRTIO 1.4, 5.2.6).
+
+        The user is told of what is new to him: where one interrupt stands for everything, the
+        device may have meant something else.
+        """
         config = self.refresh(device)
+        if config == self._told:
+            return None
+        self._told = config
         return partial(self.on_config_change, config) if self.on_config_change else None
 
     def refresh(self, device: VirtioDevice) -> BlockConfig:
