@@ -236,8 +236,9 @@ def _draw_capabilities(
     if first:
         sheet.put(CAPABILITIES_POINTER, bytes([first & 0xFF]))
         sheet.put(_STATUS_OFFSET, bytes([_CAPABILITY_LIST]))
+    # The last has none: 0 ends the list.
     followers = [offset for offset, _ in placed[1:]] + [0]
-    for (offset, entry), follower in zip(placed, followers, strict=True):
+    for (offset, entry), follower in zip(placed, followers, strict=False):
         pointer = follower if entry.next_offset is None else entry.next_offset
         sheet.put(offset, entry.content[:1] + bytes([pointer & 0xFF]) + entry.content[1:])
         for at, mask in entry.writable.items():
