@@ -15,6 +15,7 @@ from vioblk.block.features import BlockFeature
 from vioblk.device import ConfigField, VirtioDevice
 from vioblk.errors import (
     DeviceBusyError,
+    DeviceGoneError,
     ForkedError,
     NegotiationError,
     ProtocolError,
@@ -422,6 +423,101 @@ def test_a_device_that_needs_a_reset_lives_again_after_one(
     assert script.status == LIVE_STATUS
 
 
+# A look at the status after something took too long
+
+
+def test_a_look_at_a_device_that_is_well_says_so(
+    device: VirtioDevice, driver: PlainDriver, script: Script
+) -> None:
+    device.initialize(driver)
+    assert device.look_for_cause() == "its status, 0xf, shows no error"
+    assert device.state is DeviceState.LIVE
+    assert driver.queue.aborted is None
+
+
+@clause("STATUS-04")
+@pytest.mark.parametrize(
+    ("status", "cause"),
+    [
+        (LIVE_STATUS | NEEDS_RESET, "the device has met an error and needs a reset"),
+        (0, "somebody else has reset the device: its status reads 0"),
+    ],
+)
+def test_a_look_finds_out_that_only_a_reset_helps(
+    device: VirtioDevice, driver: PlainDriver, script: Script, status: int, cause: str
+) -> None:
+    device.initialize(driver)
+    script.status = status
+    with pytest.raises(DeviceGoneError, match=cause):
+        device.look_for_cause()
+    assert device.state is DeviceState.NEEDS_RESET
+    assert driver.queue.aborted == cause
+    assert device.look_for_cause() is None
+    device.reset()
+    device.initialize(driver)
+    assert device.look_for_cause() is not None
+
+
+def test_a_look_at_a_device_that_has_gone_sends_everybody_away(
+    device: VirtioDevice, driver: PlainDriver, script: Script
+) -> None:
+    device.initialize(driver)
+    script.hooks["read_status"] = fail(DeviceGoneError("unplugged"))
+    with pytest.raises(DeviceGoneError, match="unplugged"):
+        device.look_for_cause()
+    assert driver.queue.aborted == "unplugged"
+    script.log.clear()
+    script.hooks["write_status"] = fail(DeviceGoneError("unplugged"))
+    device.close()
+    assert not script.accesses("drain")
+
+
+def test_a_status_that_cannot_be_read_is_no_more_than_a_remark(
+    device: VirtioDevice, driver: PlainDriver, script: Script
+) -> None:
+    device.initialize(driver)
+    script.hooks["read_status"] = fail(TransportError("no answer"))
+    assert device.look_for_cause() == "its status cannot be read: no answer"
+    assert device.state is DeviceState.LIVE
+
+
+def test_a_device_that_is_kept_from_working_may_go_on(
+    device: VirtioDevice, driver: PlainDriver, script: Script
+) -> None:
+    device.initialize(driver)
+    script.status &= ~DRIVER_OK
+    assert "0xb, lacks DRIVER_OK" in (device.look_for_cause() or "")
+    assert device.state is DeviceState.LIVE
+
+
+def test_a_status_that_somebody_has_to_be_asked_for_is_not_looked_at(
+    device: VirtioDevice, driver: PlainDriver, script: Script
+) -> None:
+    device.initialize(driver)
+    script.status_at_hand = False
+    script.log.clear()
+    assert device.look_for_cause() is None
+    assert script.log == []
+
+
+def test_a_look_does_not_wait_for_who_closes_the_device(
+    device: VirtioDevice, driver: PlainDriver, script: Script
+) -> None:
+    """Closing waits for requests, and one of these may be looking for the cause of its delay."""
+    device.initialize(driver)
+    looks: list[object] = []
+
+    def look(_: VirtioDevice) -> None:
+        thread = threading.Thread(target=lambda: looks.append(device.look_for_cause()))
+        thread.start()
+        thread.join(10)
+        assert not thread.is_alive()
+
+    driver.steps["config_changed"] = look
+    script.notify()
+    assert looks == [None]
+
+
 # Reset
 
 
@@ -725,6 +821,7 @@ ALLOWED_BY_CALL = {
     "write_config": {DeviceState.FEATURES_OK, DeviceState.LIVE},
     "reset": set(DeviceState) - {DeviceState.CLOSED},
     "refresh_state": set(DeviceState),
+    "look_for_cause": set(DeviceState),
     "close": set(DeviceState),
 }
 
@@ -770,7 +867,7 @@ def test_a_call_in_any_other_state_is_refused_and_nothing_happens(
     assert script.log == []
 
 
-@pytest.mark.parametrize("call", ["reset", "close", "refresh_state"])
+@pytest.mark.parametrize("call", ["reset", "close", "refresh_state", "look_for_cause"])
 def test_a_forked_child_is_refused(
     device: VirtioDevice, driver: PlainDriver, script: Script, call: str
 ) -> None:

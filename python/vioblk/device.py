@@ -60,7 +60,7 @@ POLL_INTERVAL_MAX_S: Final = 10e-3
 LOOK_TIMEOUT_S: Final = 0.1
 """How long a look at the status waits for others who use the device."""
 
-NEEDS_RESET: Final = "the device has met an error and needs a reset (DEVICE_NEEDS_RESET)"
+NEEDS_RESET: Final = "the device has met an error and needs a reset"
 
 QUEUE_SIZE_MAX: Final = 32768
 """Of a split ring (VIRTIO 1.4, 2.7 Split Virtqueues)."""
@@ -423,6 +423,7 @@ class VirtioDevice:
         somebody else has reset it, or it has gone. Then the state is NEEDS_RESET, and whoever waits
         for its queues gets that error.
         """
+        refuse_after_fork(self, "look_for_cause")
         transport = self._transport
         if transport is None or not transport.status_at_hand:
             return None

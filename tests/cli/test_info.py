@@ -27,6 +27,17 @@ def test_queues_that_are_not_used_are_said_to_be_there() -> None:
     assert "the device's" not in succeeds("info", "mem:1M?queues=2&queue_count=2").decode()
 
 
+def test_the_way_to_the_disk_is_shown() -> None:
+    address = "mem:1M?bus=pci&interrupts=intx"
+    text = succeeds("info", address).decode()
+    assert "modern interface" in text
+    assert "INTx" in text
+    details = json.loads(succeeds("info", "--json", address))["transport_details"]
+    assert "modern" in details["interface"]
+    assert "intx" in details["interrupts"]
+    assert json.loads(succeeds("info", "--json", "mem:1M"))["transport_details"] == {}
+
+
 def test_names_are_shown_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     image = tmp_path / "a [bold]disk[x].img"
     image.write_bytes(bytes(512))

@@ -40,6 +40,9 @@ from vioblk.wording import counted
 DEFAULT_TIMEOUT_S: Final = 30.0
 """How long a batch of requests may take."""
 
+LOOK_AFTER_S: Final = 0.1
+"""A wait in vain that was shorter is no reason to look at the device: somebody polls."""
+
 INITIALIZE_TIMEOUT_S: Final = 5.0
 """How long the device may take over a reset."""
 
@@ -229,15 +232,15 @@ class BlockDevice:
     def wait(self, timeout_s: float | None = None, queue: int = 0) -> bool:
         """Wait until `reap_many` has something to hand out or an error to raise.
 
-        False after `timeout_s` (as for `execute`), and at once if nothing is in flight. If it was
-        in vain, a look at the device tells whether it needs a reset, or has gone.
+        False after `timeout_s` (as for `execute`), and at once if nothing is in flight. After 0.1 s
+        or more in vain, a look at the device tells whether it needs a reset, or has gone.
         """
         self._gate.check()
         bound_s = queue_timeout(self._timeout_s if timeout_s is None else timeout_s)
         chosen = self._queue(queue)
         if chosen.wait(bound_s):
             return True
-        if chosen.in_flight:
+        if chosen.in_flight and (bound_s is None or bound_s >= LOOK_AFTER_S):
             try:
                 self._device.look_for_cause()
             except DeviceGoneError:
