@@ -7,7 +7,7 @@ from rich.console import Console, RenderableType
 
 from vioblk.errors import VioblkError
 
-WIDTH_ELSEWHERE = 200
+WIDTH_ELSEWHERE = 1 << 16
 """Columns where there is no terminal: nothing is wrapped that somebody might search for."""
 
 
