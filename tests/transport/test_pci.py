@@ -46,6 +46,9 @@ from vioblk.transport.pci import PciTransport
 from vioblk.transport.pci.interrupts import InterruptMode
 
 WAIT_S = 10.0
+QUIET_S = 0.03
+"""How long nothing has to happen."""
+
 ADDRESSES = QueueAddresses(64, 0x10_0000, 0x10_0400, 0x10_0600)
 PAGED = split_layout(256, legacy_align=4096)
 LEGACY_ADDRESSES = QueueAddresses(
@@ -181,12 +184,19 @@ def test_without_a_way_to_the_bar_notifications_go_through_the_window(reach: Rea
     wires = transport.enable_queue(1, ADDRESSES)
     assert function.common.queues[1].enabled
     assert wires.doorbell is not None
+    transport.write_status(0xF)
     wires.doorbell.ring()
     assert notified.wait(WAIT_S)
     assert function.notify.log == [RegisterAccess("write", 4, 2, 1)]
-    # The same doorbell serves the next life.
+    # The same doorbell serves the next life, and is silent until then.
     transport.write_status(0)
     assert transport.enable_queue(1, ADDRESSES).doorbell is wires.doorbell
+    notified.clear()
+    wires.doorbell.ring()
+    assert not notified.wait(QUIET_S)
+    transport.write_status(0xF)
+    wires.doorbell.ring()
+    assert notified.wait(WAIT_S)
 
 
 # The life of a device

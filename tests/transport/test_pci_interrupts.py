@@ -18,17 +18,13 @@ from tests.support.pci_model import (
     ModernFunction,
     ModernModel,
 )
-from tests.transport.test_pci import ADDRESSES, LEGACY_ADDRESSES
+from tests.transport.test_pci import ADDRESSES, LEGACY_ADDRESSES, QUIET_S, WAIT_S
 from vioblk.device import VirtioDevice
 from vioblk.errors import DeviceGoneError, TransportError
 from vioblk.pci.layout import ISR_CONFIG, ISR_QUEUE, NO_VECTOR
 from vioblk.status import DeviceState, Status
 from vioblk.transport.pci import PciTransport
 from vioblk.transport.pci.interrupts import InterruptMode
-
-WAIT_S = 10.0
-QUIET_S = 0.03
-"""How long nothing has to happen."""
 
 Reach = Callable[..., PciTransport]
 

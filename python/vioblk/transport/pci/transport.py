@@ -130,13 +130,22 @@ class PciTransport(Transport):
         Before DRIVER_OK the device is let into memory, and interrupts are set up. Raises
         TransportError if those that were asked for cannot be.
         """
+        live = bool(value & Status.DRIVER_OK and not value & Status.FAILED)
         with self._there.access():
             if value == 0:
                 self._plans.device_was_reset()
-            elif value & Status.DRIVER_OK and not value & Status.FAILED:
+            if live:
                 self._plans.start()
                 self._platform.set_bus_master(True)
+            else:
+                self._let_notify(False)
             self.layout.write_status(value)
+            if live:
+                self._let_notify(True)
+
+    def _let_notify(self, live: bool) -> None:
+        for doorbell in self._doorbells.values():
+            doorbell.set_live(live)
 
     def read_features(self) -> int:
         """All feature bits that the device offers."""

@@ -4,8 +4,8 @@ signal into a write through the PCI configuration access window.
 
 import os
 import weakref
-from collections.abc import Callable
 from contextlib import suppress
+from threading import Lock
 
 from vioblk._native import Doorbell
 from vioblk.errors import VioblkError
@@ -16,7 +16,12 @@ from vioblk.transport.watch import EventWatcher
 
 
 class WindowDoorbell:
-    """The doorbell of one queue. It carries no data: how far the ring has got is not known here."""
+    """The doorbell of one queue. It carries no data: how far the ring has got is not known here.
+
+    It is silent until the device is live: a signal of an earlier life, which the thread is late
+    to see, must not reach a device that is being started (VIRTIO 1.4, 3.1.1 Driver Requirements:
+    Device Initialization).
+    """
 
     def __init__(self, window: PciCfgWindow, place: NotifyPlace, presence: Presence) -> None:
         if place.carries_data:
@@ -25,11 +30,16 @@ class WindowDoorbell:
         fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         try:
             self.doorbell = Doorbell.eventfd(fd)
-            self._watcher = EventWatcher(fd, _notifier(window, place, presence), "vioblk-notify")
+            self._bell = _Bell(window, place, presence)
+            self._watcher = EventWatcher(fd, self._bell.ring, "vioblk-notify")
         except BaseException:
             os.close(fd)
             raise
         self._free = weakref.finalize(self, os.close, fd)
+
+    def set_live(self, live: bool) -> None:
+        """Let signals through, or none. Once this returns, none of before is under way."""
+        self._bell.set_live(live)
 
     def close(self) -> None:
         """End the thread. Idempotent."""
@@ -37,10 +47,24 @@ class WindowDoorbell:
         self._free()
 
 
-def _notifier(window: PciCfgWindow, place: NotifyPlace, presence: Presence) -> Callable[[], None]:
-    def notify() -> None:
-        # The thread has no caller to tell; those who wait see the hang-up.
-        with suppress(VioblkError, OSError), presence.access():
-            window.write(place.bar, place.offset, 2, place.value)
+class _Bell:
+    """What the thread holds."""
 
-    return notify
+    def __init__(self, window: PciCfgWindow, place: NotifyPlace, presence: Presence) -> None:
+        self._window = window
+        self._place = place
+        self._presence = presence
+        self._live = False
+        self._lock = Lock()
+        """Held for the length of a write."""
+
+    def set_live(self, live: bool) -> None:
+        with self._lock:
+            self._live = live
+
+    def ring(self) -> None:
+        # The thread has no caller to tell; those who wait see the hang-up.
+        with self._lock, suppress(VioblkError, OSError):
+            if self._live:
+                with self._presence.access():
+                    self._window.write(self._place.bar, self._place.offset, 2, self._place.value)
