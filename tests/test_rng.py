@@ -1,5 +1,6 @@
 """The driver of entropy devices, against devices that answer well and badly."""
 
+import gc
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -244,6 +245,17 @@ def test_nothing_is_left_behind(ring: RingName) -> None:
         with EntropyDevice(VirtioDevice(EntropyScript()), ring=ring) as source:
             source.read(100)
         assert source.closed
+
+
+def test_one_that_was_forgotten_is_closed_with_a_warning(ring: RingName) -> None:
+    script = EntropyScript()
+    source = EntropyDevice(VirtioDevice(script), ring=ring)
+    assert len(source.read(1)) == 1
+    with pytest.warns(ResourceWarning, match="unclosed <vioblk.rng.EntropyDevice"):
+        del source
+        gc.collect()
+    assert script.closed
+    assert script.status == 0
 
 
 def test_the_bus_attaches_it(ring: RingName) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
+from typing import Final
 
 from vioblk.address import Address, Option, SortedOptions, parse_address, sort_options
 from vioblk.bus import Connection
@@ -9,7 +10,7 @@ from vioblk.device_types import device_type_name
 from vioblk.driver import BusDriver, DeviceIdentity, Settings
 from vioblk.transport import BackEnd, ListsFunctions, PlacedFunction, back_end, no_pci_bus
 
-OFFER: str = "offer"
+OFFER: Final = "offer"
 """The option of a transport that makes its own device, for features offered beside the usual."""
 
 

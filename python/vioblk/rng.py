@@ -5,8 +5,10 @@ queue; a request is one buffer that the device writes to, and how much of it, th
 """
 
 import itertools
+import os
 import select
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from threading import Lock
@@ -262,6 +264,15 @@ class EntropyDevice:
         """
         limit_s = self._timeout_s if timeout_s is None else timeout_s
         self._device.close(drain=drain, timeout_s=limit_s)
+
+    def __del__(self) -> None:
+        device = getattr(self, "_device", None)
+        unusable = (None, DeviceState.CREATED, DeviceState.CLOSED)
+        if device is None or device.state in unusable or device.owner_pid != os.getpid():
+            return
+        warnings.warn(f"unclosed {self!r}; close it, or use `with`", ResourceWarning, 2, self)
+        with suppress(Exception):
+            self.close(timeout_s=1.0)
 
     def __enter__(self) -> Self:
         return self
