@@ -1,6 +1,7 @@
 """Whether a device is still there, and a descriptor that hangs up when it is not."""
 
 import socket
+import weakref
 from contextlib import suppress
 from threading import Lock
 
@@ -14,6 +15,7 @@ class Presence:
         self._ours, self._theirs = socket.socketpair()
         self._lock = Lock()
         self._reason: str | None = None
+        self._free = weakref.finalize(self, _close, self._ours, self._theirs)
 
     @property
     def hangup_fd(self) -> int:
@@ -42,5 +44,9 @@ class Presence:
     def close(self) -> None:
         """Close the descriptors. Idempotent."""
         with self._lock:
-            self._ours.close()
-            self._theirs.close()
+            self._free()
+
+
+def _close(*ends: socket.socket) -> None:
+    for each in ends:
+        each.close()

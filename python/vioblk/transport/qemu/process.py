@@ -57,7 +57,7 @@ class QemuProcess:
     def __init__(self, command: Sequence[str | bytes], descriptors: Sequence[int] = ()) -> None:
         self._life = _Life()
         self._kill_if_forgotten = weakref.finalize(self, _Life.kill, self._life)
-        wrapped = [*_guard(), *command]
+        wrapped = [*guard(), *command]
         self._keeper = Thread(
             target=self._life.keep,
             args=(wrapped, tuple(descriptors)),
@@ -252,7 +252,7 @@ def find_binary(name: str | None) -> str:
     return str(Path(path).absolute())
 
 
-def _guard() -> list[str]:
+def guard() -> list[str]:
     """Arguments before a command that tie its life to this process."""
     setpriv, shell = shutil.which("setpriv"), shutil.which("sh")
     if setpriv is None or shell is None:
