@@ -204,10 +204,13 @@ class Bus:
             try:
                 self._load_one(entry_point)
             except Exception as error:
-                self._report(
+                self._problems.append(
                     f"the driver {entry_point.name} of {_distribution(entry_point)} cannot be "
                     f"used: {type(error).__name__}: {error}"
                 )
+        # All at the end: where warnings are errors, the first one would end the loop.
+        for problem in self._problems:
+            warnings.warn(problem, RuntimeWarning, stacklevel=2)
 
     def _load_one(self, entry_point: importlib.metadata.EntryPoint) -> None:
         distribution, driver = _distribution(entry_point), entry_point.load()
@@ -222,11 +225,7 @@ class Bus:
             f"have a driver for {_described(driver.device_type)}; uninstall one of them"
         )
         self._conflicts.setdefault(driver.device_type, message)
-        self._report(message)
-
-    def _report(self, problem: str) -> None:
-        self._problems.append(problem)
-        warnings.warn(problem, RuntimeWarning, stacklevel=2)
+        self._problems.append(message)
 
     # Devices
 
