@@ -12,9 +12,10 @@ import vioblk.transport
 from tests.support.scripted import Script
 from vioblk.address import Address, integer
 from vioblk.block.features import BlockFeature
+from vioblk.block.request import REQUEST_RECORD, RequestType
 from vioblk.candidate import AddressCandidate
 from vioblk.driver import BusDriver
-from vioblk.drivers import default_bus
+from vioblk.drivers import OWN_DRIVERS, default_bus
 from vioblk.features import Feature
 from vioblk.transport import software
 
@@ -103,3 +104,24 @@ def test_the_drivers_of_this_package_are_known_by_type() -> None:
     names = {kind: driver.name for kind, driver in default_bus().drivers.items()}
     assert names[2] == "virtio-blk"
     assert names[4] == "virtio-rng"
+
+
+def test_a_disk_in_use_refuses_to_leave_the_bus() -> None:
+    bus = vioblk.Bus()
+    for driver in OWN_DRIVERS:
+        bus.register(driver)
+    disk = bus.add(AddressCandidate("mem:1M?timeout_s=0.2")).attached
+    assert isinstance(disk, vioblk.BlockDevice)
+    disk.device.transport.device.inject("silence")  # type: ignore[attr-defined]
+    assert disk.submit_many(REQUEST_RECORD.pack(RequestType.FLUSH, 0, 0, 0, 0, 0, 0)) == 1
+    with pytest.raises(vioblk.DeviceBusyError, match="1 request in flight"):
+        bus.detach("mem:1M?timeout_s=0.2")
+    disk.write(0, bytes(512))
+    with pytest.raises(vioblk.RequestTimeoutError, match="1 request did not complete"):
+        bus.detach("mem:1M?timeout_s=0.2", drain=True)
+    assert bus.devices[0].state is vioblk.BusState.DETACHED
+    assert disk.closed
+    again = bus.attach("mem:1M?timeout_s=0.2")
+    assert isinstance(again, vioblk.BlockDevice)
+    again.write(0, bytes(512))
+    bus.detach("mem:1M?timeout_s=0.2")
