@@ -315,8 +315,19 @@ class RawDisk:
         return self.device.read_config(CAPACITY)
 
     def initialize(self) -> None:
-        """Bring it to life, again if need be."""
+        """Bring it to life."""
         self.device.initialize(self.driver, timeout_s=WAIT_S)
+
+    def restart(self) -> None:
+        """Reset it, and bring it to life again."""
+        self.device.reset(timeout_s=WAIT_S)
+        self.initialize()
+
+    def notify(self, index: int = 0) -> None:
+        """Notify the device by its register, without a thread between: once this returns, it has
+        been notified."""
+        place = self.layout.notify_place(index)
+        self.platform.registers(place.bar).write(place.offset, 2, place.value)
 
     def request(self, kind: int, sector: int = 0, out: bytes = b"", in_bytes: int = 0) -> Request:
         """A request in the device's memory."""
