@@ -24,26 +24,27 @@ _ONE_VECTOR: Final = ("shared", "config")
 class SoftwarePciTransport(PciTransport):
     """The way to a software device by its registers on a PCI bus."""
 
-    _machine: SoftwarePciPlatform
+    machine: SoftwarePciPlatform
+    """The machine around it: unplugging, bus mastering."""
 
     def __init__(self, address: str, platform: SoftwarePciPlatform, **options: Any) -> None:
-        self._machine = platform
+        self.machine = platform
         super().__init__(address, platform, **options)
 
     @property
     def device(self) -> SoftwareDevice:
         """The device itself: counters, faults, power loss."""
-        return self._machine.device
+        return self.machine.device
 
     @property
     def config(self) -> ModelledConfig:
         """Its configuration space, with what was wrongly done to it."""
-        return self._machine.modelled
+        return self.machine.modelled
 
     @property
     def face(self) -> PciFace:
         """Its registers: what was done to them, removal."""
-        return self._machine.face
+        return self.machine.face
 
 
 def make(
