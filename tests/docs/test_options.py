@@ -7,7 +7,7 @@ import pytest
 
 from vioblk.address import Option
 from vioblk.block import options as driver
-from vioblk.transport import software, vhost_user
+from vioblk.transport import qemu, software, vhost_user
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
@@ -18,6 +18,7 @@ DOCS = Path(__file__).resolve().parents[2] / "docs"
         ("testing-a-device.md", software.OPTIONS),
         ("first-disk.md", driver.OPTIONS),
         ("vhost-user.md", vhost_user.OPTIONS),
+        ("qemu.md", qemu.OPTIONS),
     ],
 )
 def test_a_page_lists_the_options(page: str, options: Mapping[str, Option]) -> None:
