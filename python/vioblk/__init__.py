@@ -104,7 +104,8 @@ def open(  # noqa: A001  - vioblk.open reads as gzip.open does
     on_config_change: Callable[[BlockConfig], None] | None = None,
     **options: object,
 ) -> BlockDevice:
-    """Open the block device at `address`: `mem:64M`, `file:disk.img`, `vhost-user:PATH`.
+    """Open the block device at `address`: `mem:64M`, `file:disk.img`, `vhost-user:PATH`,
+    `qemu:disk.img`.
 
     Options stand after `?` in the address or are given as keywords, which win. There are
 
@@ -114,6 +115,11 @@ def open(  # noqa: A001  - vioblk.open reads as gzip.open does
       `max_write_zeroes_sectors`, `offer`, `withhold`, `threaded`, `bus`, and with
       `bus=pci` `interrupts`, `vectors`, `access`, `notify_multiplier`;
     - those of the connection (`vhost-user:`): `reply_timeout`, `drain_timeout`;
+    - those of a QEMU (`qemu:`): `machine`, `device`, `interface`, `drive`, `access`,
+      `interrupts`, `slot`, `root_port`, `num_queues`, `queue_size`, `vectors`, `ram`, `offer`,
+      `withhold`, `page_per_vq`, `modern_pio_notify`, `format`, `read_only`, `serial`,
+      `write_cache`, `iothread`, `inject`, `latency`, `io_address`, `memory_address`, `irq`,
+      `property`, `binary`, `start_timeout`, `reply_timeout`;
     - names of features (`DiskInfo.features` has them) with on, off or auto (True and False as
       keywords), to insist on a feature or do without it.
 

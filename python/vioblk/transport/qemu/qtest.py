@@ -130,9 +130,10 @@ class Qtest:
             self._send(command)
             self._skip_unread()
             answer = self._next_answer()
-        first, *words = answer.decode(errors="replace").split() or [""]
+        text = answer.decode(errors="replace")
+        first, *words = text.split() or [""]
         if first != "OK":
-            raise ProtocolError(f"QEMU answered {command!r} with {answer.decode()!r}")
+            raise ProtocolError(f"QEMU answered {command!r} with {text!r}")
         return words
 
     def _skip_unread(self) -> None:
