@@ -385,6 +385,18 @@ def test_a_platform_that_hangs_up_ends_all_access(reach: Reach) -> None:
     assert len(function.common.log) == accesses
 
 
+def test_a_platform_that_has_hung_up_is_closed_without_a_touch(reach: Reach) -> None:
+    function = ModernFunction(hangs_up=True)
+    transport = reach(function.platform)
+    transport.write_status(0xF)
+    function.platform.hang_up()
+    accesses = len(function.common.log)
+    transport.close()
+    assert len(function.common.log) == accesses
+    assert function.platform.bus_master == [True]
+    assert function.platform.closed == 1
+
+
 def test_a_platform_that_says_it_in_an_access_is_believed(reach: Reach) -> None:
     platform = ModelPlatform(modern_space(), {4: GoneRegisters(0x4000)})
     transport = reach(platform)

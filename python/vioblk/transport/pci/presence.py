@@ -40,8 +40,8 @@ class Presence:
 
     @property
     def gone(self) -> bool:
-        """Whether the function is known to have gone."""
-        return self._ended is not None
+        """Whether the function is known to have gone, here or by the platform."""
+        return self._ended is not None or bool(self._poller.poll(0))
 
     @contextmanager
     def access(self) -> Iterator[None]:

@@ -1,7 +1,7 @@
 """The PCI transport as a whole: one register layout, one platform, and a plan for interrupts."""
 
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from threading import RLock
 from typing import Final
 
@@ -246,19 +246,23 @@ class PciTransport(Transport):
         if self._closed:
             return
         self._closed = True
-        self.on_config_change(None)
         present = self._presence is not None and not self._presence.gone
-        with suppress(VioblkError, OSError):
-            if present:
-                self._platform.set_bus_master(False)
-        with suppress(VioblkError, OSError):
+        with ExitStack() as ends:
+            # Backwards, and each whatever becomes of the others.
+            ends.callback(self._platform.close)
+            if self._presence is not None:
+                ends.callback(self._presence.close)
+            for doorbell in self._doorbells.values():
+                ends.callback(doorbell.close)
             if self._interrupts is not None:
-                self._interrupts.close(touch=present)
-        for doorbell in self._doorbells.values():
-            doorbell.close()
-        if self._presence is not None:
-            self._presence.close()
-        self._platform.close()
+                ends.callback(self._interrupts.close, touch=present)
+            if present:
+                ends.callback(self._keep_out)
+            self.on_config_change(None)
+
+    def _keep_out(self) -> None:
+        with suppress(VioblkError, OSError):
+            self._platform.set_bus_master(False)
 
 
 def _transport_features(platform: PciPlatform, choice: Choice) -> frozenset[int]:
