@@ -41,7 +41,7 @@ class Presence:
     @property
     def gone(self) -> bool:
         """Whether the function is known to have gone, here or by the platform."""
-        return self._ended is not None or bool(self._poller.poll(0))
+        return self._ended is not None or self._closed or self._hung_up()
 
     @contextmanager
     def access(self) -> Iterator[None]:
