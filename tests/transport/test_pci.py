@@ -154,7 +154,6 @@ def test_a_queue_is_programmed_and_its_wires_are_handed_over(reach: Reach) -> No
 
 
 @pytest.mark.parametrize("data", [False, True])
-@clause("PCI-NOTIFY-01", "PCI-NOTIFY-02")
 def test_the_platform_is_told_how_wide_a_notification_is(reach: Reach, data: bool) -> None:
     function = ModernFunction(features=frozenset({Feature.NOTIFICATION_DATA}))
     transport = reach(function.platform)

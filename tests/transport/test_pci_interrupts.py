@@ -102,7 +102,7 @@ def test_auto_takes_a_vector_for_each_queue(reach: Reach) -> None:
     )
 
 
-@clause("MSIX-02", "MSIX-03", "MSIX-04")
+@clause("MSIX-03", "MSIX-04")
 @pytest.mark.parametrize(
     ("table", "platform", "queues", "mode"),
     [
@@ -130,6 +130,16 @@ def test_the_plan_fits_the_vectors_that_there_are(
         assert used == {NO_VECTOR}
     else:
         assert max(used) < min(table, platform)
+
+
+@clause("MSIX-02")
+def test_a_device_with_one_vector_is_driven_by_the_pin_on_request(reach: Reach) -> None:
+    function = ModernFunction(vector_count=1)
+    fds, _ = live(reach(function.platform, "intx"), 2)
+    waiter = Waiter(fds[1])
+    function.interrupt_pin(ISR_QUEUE)
+    assert waiter.woken()
+    assert function.platform.log == ["open_intx"]
 
 
 @clause("MSIX-01")

@@ -106,7 +106,7 @@ def test_requests_and_changes_come_by_every_kind_of_interrupt(
     assert_no_violation(disk)
 
 
-@clause("PCI-LEG-03", "CFG-LEG-01")
+@clause("PCI-LEG-03")
 @pytest.mark.parametrize("interrupts", ["msix", "intx"])
 def test_the_configuration_of_a_legacy_device_is_found_with_and_without_msix(
     open_disk: Open, interrupts: str
