@@ -1,5 +1,7 @@
 //! The device as its owner holds it: registers, wires, and a thread that serves the queues.
 
+mod for_pci;
+
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::atomic::{
@@ -12,7 +14,7 @@ use shm::{DmaSpace, EventFd, fork};
 
 use crate::block::{Disk, SECTOR_BYTES};
 use crate::counters::Counters;
-use crate::engine::{Engine, Notifier, Wires};
+use crate::engine::{Engine, Wires};
 use crate::error::DeviceError;
 use crate::faults::{Fault, Moment};
 use crate::options::{CAPACITY_SECTORS_MAX, DeviceOptions};
@@ -247,83 +249,6 @@ impl Device {
             }
         }
         Ok(())
-    }
-
-    // For the PCI face, which is another way to the same registers.
-
-    /// Send notifications through `notifier` from now on, and honour `features` as well.
-    pub(crate) fn give_notifier(
-        &self,
-        notifier: Arc<dyn Notifier>,
-        features: u64,
-    ) -> Result<(), DeviceError> {
-        self.check()?;
-        let taken = self.service.wires.notifier.set(notifier).is_err();
-        if taken {
-            return Err(DeviceError::State("the software device has a PCI face already".into()));
-        }
-        lock(&self.service.registers).honour(features);
-        Ok(())
-    }
-
-    /// Whether the device can reach memory. When this returns from taking that away, nothing is
-    /// touched any more.
-    pub(crate) fn set_bus_master(&self, enabled: bool) {
-        self.service.wires.bus_master.store(enabled, Release);
-        if enabled {
-            // Chains may be waiting. Our own eventfd cannot fail.
-            let _ = self.service.control.signal();
-        } else {
-            drop(self.service.visit());
-        }
-    }
-
-    /// VIRTIO 1.4, 2.6.1 Virtqueue Reset.
-    pub(crate) fn reset_queue(&self, index: usize) {
-        let mut engine = self.service.visit();
-        engine.retire(index);
-        if let Some(kick) = self.service.wires.kicks.get(index) {
-            kick.drain();
-        }
-        let stuck = self.strike(Moment::QueueReset).is_some();
-        let mut registers = lock(&self.service.registers);
-        registers.queue_reset_stuck |= stuck;
-        if let Some(queue) = registers.queue(index) {
-            *queue = None;
-        }
-    }
-
-    /// Whether resets of queues do not end.
-    pub(crate) fn is_queue_reset_stuck(&self) -> bool {
-        lock(&self.service.registers).queue_reset_stuck
-    }
-
-    /// What the driver accepted.
-    pub(crate) fn accepted(&self) -> u64 {
-        lock(&self.service.registers).accepted()
-    }
-
-    /// A fault that strikes at a register which only the face has, with its value.
-    pub(crate) fn strike(&self, moment: Moment) -> Option<u64> {
-        self.service.wires.faults.strike(moment).map(|strike| strike.value)
-    }
-
-    /// The available index of queue `index` as it stands in memory now, if it is served.
-    pub(crate) fn available_index(&self, index: usize) -> Option<u16> {
-        self.service.visit().available_index(index)
-    }
-
-    /// The driver has notified the device of queue `index`.
-    pub(crate) fn kick(&self, index: usize) {
-        if let Some(kick) = self.service.wires.kicks.get(index) {
-            // Our own eventfd cannot fail, and if it did the driver would time out.
-            let _ = kick.signal();
-        }
-    }
-
-    /// How many queues the device has, and the largest size of each.
-    pub(crate) fn queues(&self) -> (u16, u16) {
-        (self.options.queue_count, self.options.queue_size_max)
     }
 
     fn check_setup(&self, setup: &QueueSetup) -> Result<(), DeviceError> {

@@ -13,7 +13,9 @@ mod face;
 mod fields;
 mod interrupts;
 mod log;
+mod options;
 
-pub use face::{PciFace, PciFaceOptions};
+pub use face::PciFace;
 pub use fields::Structure;
 pub use log::Access;
+pub use options::PciFaceOptions;
