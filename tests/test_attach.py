@@ -85,9 +85,10 @@ def test_what_is_insisted_on_is_offered_by_a_device_of_our_own_making() -> None:
     assert "offer" in software.OPTIONS
 
 
-def test_what_is_withheld_is_not_offered_even_if_it_is_insisted_on() -> None:
+@pytest.mark.parametrize("option", ["withhold=flush", "cache=none"])
+def test_what_is_withheld_is_not_offered_even_if_it_is_insisted_on(option: str) -> None:
     with pytest.raises(vioblk.NegotiationError, match="flush is forced on but is not offered"):
-        vioblk.open("mem:1M?withhold=flush&flush=on")
+        vioblk.open(f"mem:1M?{option}&flush=on")
 
 
 def test_a_transport_that_does_not_make_its_device_is_not_told_to_offer(

@@ -201,3 +201,15 @@ def test_eight_bytes_are_not_written() -> None:
 def test_a_field_that_no_structure_can_have_is_refused(offset: int, width: int) -> None:
     with pytest.raises(ValueError, match="field"):
         ConfigField("field", offset, width)
+
+
+def test_a_field_beyond_the_end_cannot_be_written_and_that_is_the_devices_fault() -> None:
+    script = Script()
+
+    def refuse() -> None:
+        raise ValueError("the device configuration has 0 bytes")
+
+    script.hooks["write_config"] = refuse
+    field = ConfigField("writeback", 0x20, 1, writable=True)
+    with pytest.raises(ProtocolError, match=r"ends before writeback, .* has 0 bytes"):
+        write_field(script, field, 1)

@@ -58,12 +58,22 @@ def read_snapshot(transport: Transport, fields: Sequence[ConfigField]) -> dict[s
 
 
 def write_field(transport: Transport, field: ConfigField, value: int) -> None:
-    """Write one field of at most 4 bytes. Raises ValueError if `value` does not fit."""
+    """Write one field of at most 4 bytes.
+
+    Raises ValueError if `value` does not fit, ProtocolError if the configuration space ends before
+    the field does.
+    """
     if field.width > 4:
         raise ValueError(f"{field.name}: fields of {field.width} bytes cannot be written")
     if not 0 <= value < 1 << 8 * field.width:
         raise ValueError(f"{field.name}: {value} does not fit in {field.width} bytes")
-    transport.write_config(field.offset, value.to_bytes(field.width, "little"))
+    try:
+        transport.write_config(field.offset, value.to_bytes(field.width, "little"))
+    except ValueError as error:
+        raise ProtocolError(
+            f"the configuration space ends before {field.name}, which its features say is there: "
+            f"{error}"
+        ) from error
 
 
 def _read(transport: Transport, field: ConfigField) -> int:

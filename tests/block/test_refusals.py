@@ -1,6 +1,7 @@
 """What is refused, clearly and before anything reaches the device."""
 
 import threading
+import time
 from collections.abc import Callable
 
 import pytest
@@ -9,9 +10,12 @@ import vioblk
 from tests.block.conftest import OpenDisk
 from tests.block.test_cache import software
 from tests.clauses import clause
+from tests.support.scripted import Script
+from vioblk.block import disk as disk_module
 from vioblk.block.disk import BlockDevice
 from vioblk.block.features import BlockFeature
 from vioblk.block.request import REQUEST_RECORD, RequestType
+from vioblk.features import Feature
 
 CAPACITY = 1 << 20
 
@@ -174,3 +178,24 @@ def test_one_record_longer_than_the_device_takes_is_refused(open_disk: OpenDisk)
         disk.submit_many(REQUEST_RECORD.pack(RequestType.IN, 0, 0, 0, 1536, region.handle, 0))
     with pytest.raises(vioblk.RequestTooLongError):
         disk.submit_many(REQUEST_RECORD.pack(RequestType.DISCARD, 0, 0, 0, 9 * 512, 0, 0))
+
+
+@pytest.mark.parametrize("legacy_align", [None, 4096])
+def test_a_device_without_queues_is_refused(legacy_align: int | None) -> None:
+    script = Script(0 if legacy_align else 1 << Feature.VERSION_1, queues=0)
+    script.legacy_align = legacy_align
+    with pytest.raises(vioblk.ProtocolError, match=r"queue 0 does not exist \(its size is 0\)"):
+        BlockDevice(script)
+    assert script.closed
+
+
+def test_a_first_reset_that_never_ends_is_waited_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(disk_module, "INITIALIZE_TIMEOUT_S", 0.4)
+    monkeypatch.setattr(disk_module, "HASTY_DRAIN_TIMEOUT_S", 0.01)
+    script = Script()
+    script.resets, script.status = False, 15
+    start = time.monotonic()
+    with pytest.raises(vioblk.ResetTimeoutError, match=r"within 0\.4 s"):
+        BlockDevice(script)
+    assert time.monotonic() - start < 0.7
+    assert script.closed

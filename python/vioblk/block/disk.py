@@ -29,6 +29,7 @@ from vioblk.errors import (
     DiskBusyError,
     RequestFailedError,
     RequestTimeoutError,
+    ResetTimeoutError,
     StateError,
     TransportError,
     UnsupportedError,
@@ -491,8 +492,8 @@ class BlockDevice:
         1 s for the reset, unless it is given a `timeout_s`.
 
         At the end of a `with` block that an exception leaves, requests have 1 s to complete and
-        the reset 5 s; after KeyboardInterrupt or RequestTimeoutError the reset has 1 s, and nothing
-        else is waited for. What goes wrong is noted at the exception.
+        the reset 5 s; after KeyboardInterrupt, RequestTimeoutError or ResetTimeoutError the reset
+        has 1 s, and nothing else is waited for. What goes wrong is noted at the exception.
         """
         if timeout_s is None and self._close_interrupted:
             self._close(drain, 0.0, HASTY_DRAIN_TIMEOUT_S)
@@ -552,7 +553,7 @@ class BlockDevice:
 
     def _close_after(self, error: BaseException) -> None:
         """Close soon, and let `error` be what the caller sees."""
-        hopeless = isinstance(error, KeyboardInterrupt | RequestTimeoutError)
+        hopeless = isinstance(error, KeyboardInterrupt | RequestTimeoutError | ResetTimeoutError)
         drain_timeout_s = 0.0 if hopeless else min(HASTY_DRAIN_TIMEOUT_S, self._timeout_s)
         reset_timeout_s = HASTY_DRAIN_TIMEOUT_S if hopeless else INITIALIZE_TIMEOUT_S
         try:

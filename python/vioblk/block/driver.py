@@ -219,6 +219,11 @@ class BlockDriver:
 
     def _ring_size(self, device: VirtioDevice, index: int) -> int:
         most, asked = device.queue_size_max(index), self.options.ring_size
+        if most == 0:
+            raise ProtocolError(
+                f"queue {index} does not exist (its size is 0), and a disk has one queue at least "
+                "and as many as it says"
+            )
         if device.legacy:
             if asked not in (None, most):
                 raise ValueError(

@@ -251,6 +251,8 @@ def _device_options(address: Address, given: dict[str, object]) -> dict[str, Any
     cache = given.pop("cache", "writeback")
     extra = _feature_set(given.pop("offer", frozenset()))
     withheld = _feature_set(given.pop("withhold", frozenset()))
+    if cache == "none":
+        withheld |= {BlockFeature.FLUSH, BlockFeature.CONFIG_WCE}
     offered = (_usual_features(given, cache) | extra) - withheld
     renamed = {_DEVICE_NAMES.get(name, name): value for name, value in given.items()}
     return {
