@@ -333,8 +333,8 @@ def test_each_queue_is_notified_at_its_place_with_its_name(
     assert_obedient(transport)
 
 
-def use_some(disk: BlockDevice, offset: int) -> None:
-    for _ in range(20):
+def use_some(disk: BlockDevice, offset: int, rounds: int = 20) -> None:
+    for _ in range(rounds):
         disk.write(offset, bytes([offset // 4096]) * 4096)
         assert disk.read(offset, 4096) == bytes([offset // 4096]) * 4096
 
@@ -577,3 +577,34 @@ def test_the_usual_features_are_those_of_an_address() -> None:
     with vioblk.open("mem:1M?bus=pci") as disk:
         assert disk.device.offered == USUAL
         assert BlockFeature.FLUSH in disk.device.accepted
+
+
+@pytest.mark.parametrize("interrupts", ["msix", "shared", "intx"])
+def test_requests_get_through_while_everything_around_them_moves(
+    open_function: MakeDisk, interrupts: str
+) -> None:
+    """Masks, bus mastering, the capacity, interrupts for nothing; nothing of it loses a request."""
+    features = [Feature.NOTIFICATION_DATA, Feature.NOTIF_CONFIG_DATA]
+    disk = open_function(queues=3, queue_count=3, offer=features, interrupts=interrupts)
+    transport = transport_of(disk)
+    workers = [
+        threading.Thread(target=use_some, args=(disk, start, 200))
+        for start in range(0, 6 * 4096, 4096)
+    ]
+    for worker in workers:
+        worker.start()
+    rounds = 0
+    while any(worker.is_alive() for worker in workers) or rounds < 20:
+        rounds += 1
+        mask_interrupts(transport, True)
+        transport.platform.set_bus_master(False)
+        transport.device.resize(CAPACITY_SECTORS + rounds % 2)
+        transport.device.inject("spurious_interrupt", value=rounds % 3)
+        transport.platform.set_bus_master(True)
+        mask_interrupts(transport, False)
+    for worker in workers:
+        worker.join(WAIT_S)
+        assert not worker.is_alive()
+    assert transport.device.counters()["failed_requests"] == 0
+    use(disk)
+    assert_obedient(transport)
