@@ -22,14 +22,17 @@ from tests.support.pci_machine import (
     uses,
 )
 from tests.transport.conftest import MakeDisk, MakeTransport
+from vioblk._native import split_layout
 from vioblk.block.disk import BlockDevice
 from vioblk.block.features import BlockFeature
 from vioblk.block.request import RequestType
 from vioblk.device import VirtioDevice
-from vioblk.errors import AddressError, NegotiationError, TransportError
+from vioblk.errors import AddressError, NegotiationError, ResetTimeoutError, TransportError
 from vioblk.features import Feature, Wish
+from vioblk.pci.modern import ModernLayout
 from vioblk.ring import Chain
 from vioblk.status import DeviceState
+from vioblk.transport.base import QueueAddresses
 from vioblk.transport.pci.interrupts import InterruptMode
 from vioblk.transport.software_pci import SoftwarePciTransport
 
@@ -607,4 +610,55 @@ def test_requests_get_through_while_everything_around_them_moves(
         assert not worker.is_alive()
     assert transport.device.counters()["failed_requests"] == 0
     use(disk)
+    assert_obedient(transport)
+
+
+# Queue reset, which no driver here negotiates, by the register layout alone
+
+
+def start_with_ring_reset(reach_function: MakeTransport) -> SoftwarePciTransport:
+    transport = reach_function(offer=[Feature.RING_RESET], interrupts="none")
+    transport.map_memory(1 << 16)
+    transport.write_status(0)
+    assert transport.read_status() == 0
+    transport.write_status(1)
+    transport.write_status(3)
+    transport.write_features(1 << Feature.VERSION_1 | 1 << Feature.RING_RESET)
+    transport.write_status(11)
+    transport.enable_queue(0, addresses(transport, 64))
+    transport.write_status(15)
+    return transport
+
+
+def addresses(transport: SoftwarePciTransport, size: int) -> QueueAddresses:
+    layout, start = split_layout(size), transport.space.mappings[0].device_address
+    return QueueAddresses(
+        size,
+        start + layout.descriptors_offset,
+        start + layout.available_offset,
+        start + layout.used_offset,
+    )
+
+
+@clause("PCI-VQRESET-01", "PCI-VQRESET-02", "PCI-VQRESET-03")
+def test_a_queue_is_reset_and_enabled_with_another_size(reach_function: MakeTransport) -> None:
+    transport = start_with_ring_reset(reach_function)
+    layout = transport.layout
+    assert isinstance(layout, ModernLayout)
+    layout.reset_queue(0)
+    transport.enable_queue(0, addresses(transport, 16))
+    sizes = [each.value for each in of(uses(transport.face), "common", "queue_size")]
+    assert sizes[-1] == 16
+    assert transport.read_status() == 15
+    assert_obedient(transport)
+
+
+@clause("PCI-VQRESET-01")
+def test_a_queue_reset_that_never_ends_is_given_up(reach_function: MakeTransport) -> None:
+    transport = start_with_ring_reset(reach_function)
+    transport.device.inject("queue_reset_never_ends")
+    layout = transport.layout
+    assert isinstance(layout, ModernLayout)
+    with pytest.raises(ResetTimeoutError, match=r"queue 0 did not confirm its reset within 0\.05"):
+        layout.reset_queue(0, timeout_s=0.05)
     assert_obedient(transport)
