@@ -82,7 +82,14 @@ for block devices or for the reserved bits, on the driver's side."""
 
 _NAMES: Final = {int(each): each.name.lower() for each in Feature}
 
-_ALIASES: Final = {"indirect": "indirect_desc", "packed": "ring_packed", "wce": "flush"}
+_ALIASES: Final = {
+    "indirect": "indirect_desc",
+    "iommu_platform": "access_platform",
+    "packed": "ring_packed",
+    "queue_reset": "ring_reset",
+    "wce": "flush",
+}
+"""Names that others have for them: QEMU, and the headers of Linux."""
 
 
 class TypeFeatures(NamedTuple):
