@@ -91,6 +91,8 @@ class DeviceControls:
         listed = self.qmp("device-list-properties", typename=driver)
         types = {each["name"]: each["type"] for each in listed}
         properties = device_properties(machine.settings, machine.disk_nodes[0])
+        # A place is text, whatever some versions say of its type.
+        types["addr"] = "str"
         typed = {name: _typed(value, types.get(name, "str")) for name, value in properties.items()}
         machine.monitor.run_with("device_add", {"driver": driver, **typed})
         machine.chipset.admit(machine.settings.slot)
@@ -165,6 +167,6 @@ def _typed(value: str, type_name: str) -> object:
     """A property as the monitor takes it, which is stricter than the command line."""
     if type_name == "bool":
         return value == "on"
-    if type_name.startswith(("uint", "size")):
+    if type_name.startswith(("int", "uint", "size")):
         return int(value, 0)
     return value
