@@ -9,12 +9,13 @@ from typing import NamedTuple
 import pytest
 
 import vioblk
-from tests.block.conftest import OpenDisk
+from tests.block.conftest import OpenDisk, OpenRecorded
+from tests.block.recording import RecordingTransport
 from vioblk._native import SoftwareDevice
 from vioblk.block.config import BlockConfig
 from vioblk.block.disk import BlockDevice
 from vioblk.block.request import COMPLETION_RECORD, REQUEST_RECORD, RequestType
-from vioblk.status import DeviceState
+from vioblk.status import DeviceState, Status
 from vioblk.transport.software import SoftwareTransport
 from vioblk.transport.software_pci import SoftwarePciPlatform, SoftwarePciTransport
 
@@ -121,6 +122,25 @@ def test_another_capacity_is_seen_while_requests_are_in_flight(
     assert len(disk.read(sectors * 512 - 512, 512)) == 512
     with pytest.raises(vioblk.BeyondEndError):
         disk.read(sectors * 512, 512)
+
+
+class Growing(RecordingTransport):
+    """Its device changes as it comes to life, when it need not announce changes yet."""
+
+    def on_config_change(self, callback: Callable[[], None] | None) -> None:
+        """Nobody is told."""
+
+    def write_status(self, value: int) -> None:
+        if value & Status.DRIVER_OK:
+            self.device.resize(4096)
+        super().write_status(value)
+
+
+def test_a_change_while_the_device_comes_to_life_is_seen(open_recorded: OpenRecorded) -> None:
+    disk, _ = open_recorded("mem:1M", transport_class=Growing)
+    assert disk.capacity_bytes == 4096 * 512
+    disk.write(4095 * 512, b"x" * 512)
+    assert disk.read(4095 * 512, 512) == b"x" * 512
 
 
 def test_a_change_that_nobody_tells_is_seen_after_a_reset(open_disk: OpenDisk) -> None:

@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 from vioblk._native import BlockLimits, BlockQueue, Gate
-from vioblk.block.config import WRITEBACK, BlockConfig, read_block_config
+from vioblk.block.config import CAPACITY, WRITEBACK, BlockConfig, read_block_config
 from vioblk.block.deadline import Deadline
 from vioblk.block.features import BLOCK_DEVICE_TYPE, BlockFeature
 from vioblk.block.limits import DiskLimits, RequestFeatures, disk_limits, queue_limits
@@ -159,8 +159,14 @@ class BlockDriver:
             )
 
     def live(self, device: VirtioDevice) -> None:
-        """Take the queues into use."""
+        """Take the queues into use.
+
+        What changed after the configuration was read and before the device was live, it need not
+        have announced (QEMU does not), so there is a second look at what requests depend on.
+        """
         self.queues = tuple(handle.queue for handle in self._handles)
+        if device.read_config(CAPACITY) != self.config.capacity_sectors:
+            self._told = self.refresh(device)
 
     def config_changed(self, device: VirtioDevice) -> Callable[[], None] | None:
         """Read the configuration again: the capacity may be another (VIRTIO 1.4, 5.2.6).
@@ -211,8 +217,10 @@ class BlockDriver:
     def _queue_count(self) -> int:
         most = self.device_queue_count
         asked = self.options.queue_count
+        if most == 0:
+            raise ProtocolError("the device says that it has no queue, and a disk has one at least")
         if asked is None:
-            return max(1, min(most, os.cpu_count() or 1))
+            return min(most, os.cpu_count() or 1)
         if asked > most:
             raise ValueError(f"queue_count is {asked}; ask for at most the {most} of the device")
         return asked
