@@ -774,6 +774,26 @@ def test_a_queue_that_cannot_be_is_refused_before_the_device_hears_of_it(
     assert not script.accesses("enable_queue", "map_memory")
 
 
+def test_what_the_device_says_of_its_queues_is_asked_for_once_in_each_life(
+    device: VirtioDevice, driver: PlainDriver, script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts, sizes = iter((2, 7)), iter((64, 16))
+    monkeypatch.setattr(script, "queue_count", lambda: next(counts))
+    monkeypatch.setattr(script, "queue_size_max", lambda index: next(sizes))
+
+    def look_and_ask(device: VirtioDevice) -> None:
+        count, size = device.queue_count(), device.queue_size_max(0)
+        device.add_queue(0, size, driver._build)
+        assert (device.queue_count(), device.queue_size_max(0)) == (count, size)
+
+    driver.steps["start"] = look_and_ask
+    device.initialize(driver)
+    assert (device.queue_count(), device.queue_size_max(0)) == (2, 64)
+    device.reset()
+    device.initialize(driver)
+    assert (device.queue_count(), device.queue_size_max(0)) == (7, 16)
+
+
 def test_the_device_is_told_where_the_parts_of_a_ring_lie(
     device: VirtioDevice, driver: PlainDriver, script: Script
 ) -> None:

@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from typing import Any
 
 import pytest
@@ -61,6 +61,27 @@ def test_as_many_bytes_come_as_were_asked_for(
     assert len(data) == sum(script.asked) == length
     assert data[:64] == honest(64).data[:length]
     assert max(script.asked) <= REQUEST_BYTES_MAX
+
+
+@pytest.mark.parametrize(("count", "size"), [(0, 256), (1, 0)])
+def test_a_device_without_a_queue_is_not_used(
+    ring: RingName, count: int, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(EntropyScript()) as script:
+        monkeypatch.setattr(script, "queue_count", lambda: count)
+        monkeypatch.setattr(script, "queue_size_max", lambda index: size)
+        with pytest.raises(ProtocolError, match="it has no queue"):
+            EntropyDevice(VirtioDevice(script), ring=ring)
+
+
+@pytest.mark.parametrize(("said", "used"), [(1, 1), (3, 2), (7, 4), (9, 8), (0xFFFF, 8)])
+def test_any_size_that_the_device_says_gives_a_ring(
+    open_device: OpenDevice, said: int, used: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(EntropyScript, "queue_size_max", lambda script, index: said)
+    source, script = open_device()
+    assert script.enabled[0].size == used
+    assert source.read(4) == honest(4).data
 
 
 def test_a_device_that_gives_less_is_asked_again(open_device: OpenDevice) -> None:

@@ -90,6 +90,10 @@ class VirtioDevice:
         self._queues: dict[int, QueueHandle[Any]] = {}
         self._rings: list[Region] = []
         """Known to the device, perhaps in part, until a reset."""
+        self._queue_count: int | None = None
+        self._queue_sizes: dict[int, int] = {}
+        """What the device has said of its queues since the last reset, each asked for once: it
+        could answer otherwise the next time."""
         self._close_lock = RLock()
         self._closing = False
         self._listening = False
@@ -254,12 +258,16 @@ class VirtioDevice:
     @allowed_in(DeviceState.FEATURES_OK, DeviceState.LIVE)
     def queue_count(self) -> int:
         """How many queues the transport knows of; the device may have fewer."""
-        return self.transport.queue_count()
+        if self._queue_count is None:
+            self._queue_count = self.transport.queue_count()
+        return self._queue_count
 
     @allowed_in(DeviceState.FEATURES_OK, DeviceState.LIVE)
     def queue_size_max(self, index: int) -> int:
         """The largest size of queue `index` in descriptors; 0 if there is no such queue."""
-        return self.transport.queue_size_max(index)
+        if index not in self._queue_sizes:
+            self._queue_sizes[index] = self.transport.queue_size_max(index)
+        return self._queue_sizes[index]
 
     @allowed_in(DeviceState.FEATURES_OK)
     def add_queue(
@@ -319,12 +327,12 @@ class VirtioDevice:
         return handle
 
     def _check_queue(self, index: int, size: int) -> None:
-        queue_count = self.transport.queue_count()
+        queue_count = self.queue_count()
         if not 0 <= index < queue_count:
             raise ValueError(f"there is no queue {index}: the device has {queue_count}")
         if index in self._queues:
             raise ValueError(f"queue {index} has been set up already")
-        stated = self.transport.queue_size_max(index)
+        stated = self.queue_size_max(index)
         if self.legacy and size != stated:
             raise ValueError(
                 f"queue {index} has {stated} descriptors, and not {size}: on the legacy "
@@ -561,6 +569,8 @@ class VirtioDevice:
             handle.forget()
         self._queues.clear()
         self._rings.clear()
+        self._queue_count = None
+        self._queue_sizes.clear()
         return lost
 
     def _stop_driver(self, lost: dict[int, list[int]]) -> None:

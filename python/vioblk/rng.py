@@ -176,10 +176,16 @@ class EntropyDriver:
         """Nothing to object to."""
 
     def start(self, device: VirtioDevice) -> None:
-        """Ask for the one queue; there is no configuration to read."""
-        size = device.queue_size_max(0)
+        """Ask for the one queue; there is no configuration to read.
+
+        Raises ProtocolError if the device has none.
+        """
+        size = device.queue_size_max(0) if device.queue_count() else 0
+        if size == 0:
+            raise ProtocolError("the device says that it has no queue, and this type has one")
         if not device.legacy:
-            size = min(size, RING_SIZE_MAX)
+            # The device may give any number, and a ring has a power of two.
+            size = 1 << (min(size, RING_SIZE_MAX).bit_length() - 1)
         self._handle = device.add_queue(0, size, lambda parts: EntropyQueue(parts, self._ring_name))
 
     def live(self, device: VirtioDevice) -> None:

@@ -102,14 +102,14 @@ def test_a_queue_is_laid_out_as_this_interface_has_it() -> None:
 
 def test_the_device_chooses_the_size() -> None:
     registers = LegacyModel()
-    with pytest.raises(ValueError, match="queue 1 has 128 descriptors, not 64"):
+    with pytest.raises(ProtocolError, match="queue 1 has 128 descriptors, not 64"):
         LegacyLayout(registers).enable_queue(1, addresses(64))
     assert registers.pages == [0, 0]
 
 
 def test_a_queue_that_does_not_exist_is_left_alone() -> None:
     registers = LegacyModel()
-    with pytest.raises(ValueError, match="queue 2 has 0 descriptors"):
+    with pytest.raises(ProtocolError, match="queue 2 has 0 descriptors"):
         LegacyLayout(registers).enable_queue(2, addresses())
     assert registers.writes() == [(14, 2)]
 

@@ -123,18 +123,18 @@ class LegacyLayout:
         """Tell the device the page number of the queue, which enables it (VIRTIO 1.4, 4.1.5.1.3.1
         Legacy Interface: A Note on Virtqueue Configuration). Its vector has been set before.
 
-        Raises ValueError for another size than the device's, for parts that are not laid out as
-        this interface has them, or for an address beyond its 32 bits of pages; ProtocolError if
-        the queue is in use.
+        Raises ValueError for parts that are not laid out as this interface has them, or for an
+        address beyond its 32 bits of pages; ProtocolError if the device says another size than
+        this one, or that the queue is in use.
         """
         _check_placement(index, addresses)
         with self._lock:
             self._select(index)
             size = self._registers.read(QUEUE_SIZE, 2)
             if addresses.size != size:
-                raise ValueError(
+                raise ProtocolError(
                     f"queue {index} has {size} descriptors, not {addresses.size}: on the legacy "
-                    "interface the device chooses"
+                    "interface the device chooses, and it may not change its mind"
                 )
             if self._registers.read(QUEUE_ADDRESS, 4):
                 raise ProtocolError(f"queue {index} is in use already; reset the device first")
