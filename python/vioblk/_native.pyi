@@ -459,6 +459,7 @@ class PciFace:
     It shows what the device does and does not know of its own. It is strict: what a driver may not
     do has no effect and is recorded, as is every access. Accesses of structures: each with the
     width of its field. The rings are served while `set_command` lets the device reach memory.
+    In a child of fork() every call but `structures` and `window` raises ForkedError.
     """
 
     def __new__(

@@ -16,6 +16,14 @@ pub(crate) struct PciFace {
     face: Arc<softdev::PciFace>,
 }
 
+impl PciFace {
+    /// The face, in the process that made it.
+    fn owned(&self, py: Python<'_>) -> PyResult<&softdev::PciFace> {
+        self.face.check_owner().map_err(|error| of_device(py, error))?;
+        Ok(&self.face)
+    }
+}
+
 #[pymethods]
 impl PciFace {
     #[new]
@@ -71,65 +79,81 @@ impl PciFace {
     }
 
     #[pyo3(signature = (*, memory, bus_master, intx_disabled=false))]
-    fn set_command(&self, py: Python<'_>, memory: bool, bus_master: bool, intx_disabled: bool) {
-        py.detach(|| self.face.set_command(memory, bus_master, intx_disabled));
+    fn set_command(
+        &self,
+        py: Python<'_>,
+        memory: bool,
+        bus_master: bool,
+        intx_disabled: bool,
+    ) -> PyResult<()> {
+        let face = self.owned(py)?;
+        py.detach(|| face.set_command(memory, bus_master, intx_disabled));
+        Ok(())
     }
 
     #[pyo3(signature = (*, enabled, masked=false))]
-    fn set_msix(&self, py: Python<'_>, enabled: bool, masked: bool) {
-        py.detach(|| self.face.set_msix(enabled, masked));
+    fn set_msix(&self, py: Python<'_>, enabled: bool, masked: bool) -> PyResult<()> {
+        let face = self.owned(py)?;
+        py.detach(|| face.set_msix(enabled, masked));
+        Ok(())
     }
 
     fn message_fd(&self, py: Python<'_>, data: &Bound<'_, PyAny>) -> PyResult<i32> {
         let data = within("data", data)?;
-        self.face.message_fd(data).map_err(|error| of_device(py, error))
+        self.owned(py)?.message_fd(data).map_err(|error| of_device(py, error))
     }
 
     #[getter]
-    fn intx_fd(&self) -> i32 {
-        self.face.intx_fd()
+    fn intx_fd(&self, py: Python<'_>) -> PyResult<i32> {
+        Ok(self.owned(py)?.intx_fd())
     }
 
     #[getter]
-    fn intx_asserted(&self) -> bool {
-        self.face.intx_asserted()
+    fn intx_asserted(&self, py: Python<'_>) -> PyResult<bool> {
+        Ok(self.owned(py)?.intx_asserted())
     }
 
     #[getter]
-    fn interrupt_status(&self) -> bool {
-        self.face.interrupt_status()
+    fn interrupt_status(&self, py: Python<'_>) -> PyResult<bool> {
+        Ok(self.owned(py)?.interrupt_status())
     }
 
-    fn acknowledge_intx(&self) {
-        self.face.acknowledge_intx();
+    fn acknowledge_intx(&self, py: Python<'_>) -> PyResult<()> {
+        self.owned(py)?.acknowledge_intx();
+        Ok(())
     }
 
-    fn remove(&self, py: Python<'_>) {
-        py.detach(|| self.face.remove());
-    }
-
-    #[getter]
-    fn removed(&self) -> bool {
-        self.face.is_removed()
-    }
-
-    #[getter]
-    fn violations(&self) -> Vec<String> {
-        self.face.violations()
+    fn remove(&self, py: Python<'_>) -> PyResult<()> {
+        let face = self.owned(py)?;
+        py.detach(|| face.remove());
+        Ok(())
     }
 
     #[getter]
-    fn accesses(&self) -> Vec<(usize, usize, u32, bool)> {
-        let accesses = self.face.accesses().into_iter();
-        accesses.map(|each| (each.offset, each.width.bytes(), each.value, each.is_write)).collect()
+    fn removed(&self, py: Python<'_>) -> PyResult<bool> {
+        Ok(self.owned(py)?.is_removed())
     }
 
     #[getter]
-    fn access_count(&self) -> u64 {
-        self.face.access_count()
+    fn violations(&self, py: Python<'_>) -> PyResult<Vec<String>> {
+        Ok(self.owned(py)?.violations())
     }
 
-    fn clear_log(&self) {
-        self.face.clear_log();
+    #[getter]
+    fn accesses(&self, py: Python<'_>) -> PyResult<Vec<(usize, usize, u32, bool)>> {
+        let accesses = self.owned(py)?.accesses().into_iter();
+        let plain =
+            accesses.map(|each| (each.offset, each.width.bytes(), each.value, each.is_write));
+        Ok(plain.collect())
+    }
+
+    #[getter]
+    fn access_count(&self, py: Python<'_>) -> PyResult<u64> {
+        Ok(self.owned(py)?.access_count())
+    }
+
+    fn clear_log(&self, py: Python<'_>) -> PyResult<()> {
+        self.owned(py)?.clear_log();
+        Ok(())
     }
 }

@@ -64,11 +64,14 @@ impl Device {
         Ok(Self { service, options, space, last_error, thread, owner })
     }
 
+    /// Refuse calls on a device that belongs to another process.
+    pub(crate) fn check_owner(&self) -> Result<(), DeviceError> {
+        if self.owner.is_here() { Ok(()) } else { Err(DeviceError::Forked) }
+    }
+
     /// Refuse calls on a device that is closed or belongs to another process.
     pub(crate) fn check(&self) -> Result<(), DeviceError> {
-        if !self.owner.is_here() {
-            return Err(DeviceError::Forked);
-        }
+        self.check_owner()?;
         if self.service.is_closed() {
             return Err(DeviceError::State("the software device is closed".into()));
         }
@@ -327,9 +330,7 @@ impl Device {
 
     /// What the device saw. Allowed after `close`.
     pub fn counters(&self) -> Result<Counters, DeviceError> {
-        if !self.owner.is_here() {
-            return Err(DeviceError::Forked);
-        }
+        self.check_owner()?;
         Ok(*self.service.wires.counters())
     }
 
@@ -342,18 +343,14 @@ impl Device {
 
     /// Why DEVICE_NEEDS_RESET was last set, if it ever was. Allowed after `close`.
     pub fn violation(&self) -> Result<Option<String>, DeviceError> {
-        if !self.owner.is_here() {
-            return Err(DeviceError::Forked);
-        }
+        self.check_owner()?;
         Ok(lock(&self.service.violation).clone())
     }
 
     /// What the system last refused the file of the disk, which the driver saw as IOERR; None if
     /// it never did. Allowed after `close`.
     pub fn last_error(&self) -> Result<Option<String>, DeviceError> {
-        if !self.owner.is_here() {
-            return Err(DeviceError::Forked);
-        }
+        self.check_owner()?;
         Ok(self.last_error.get())
     }
 

@@ -65,6 +65,12 @@ impl PciFace {
         })
     }
 
+    /// Refuse calls in a child of the process that made the device: there, locks may be held for
+    /// ever by threads that do not exist.
+    pub fn check_owner(&self) -> Result<(), DeviceError> {
+        self.device.check_owner()
+    }
+
     // What the machine does with it
 
     /// Where each structure lies in the BAR.
@@ -268,12 +274,14 @@ impl RegisterModel for PciFace {
     }
 
     fn read(&self, offset: usize, width: Width) -> Result<u32, RegisterError> {
+        self.check_owner().map_err(of_device)?;
         let value = self.load(offset, width).map_err(of_device)?;
         self.record(offset, width, value, false);
         Ok(value)
     }
 
     fn write(&self, offset: usize, width: Width, value: u32) -> Result<(), RegisterError> {
+        self.check_owner().map_err(of_device)?;
         // Before its effects, which other threads see at once.
         self.record(offset, width, value, true);
         self.store(offset, width, value).map_err(of_device)
