@@ -783,15 +783,19 @@ def test_what_the_device_says_of_its_queues_is_asked_for_once_in_each_life(
 
     def look_and_ask(device: VirtioDevice) -> None:
         count, size = device.queue_count(), device.queue_size_max(0)
-        device.add_queue(0, size, driver._build)
-        assert (device.queue_count(), device.queue_size_max(0)) == (count, size)
+        assert (count, size) == expected
+        with pytest.raises(ValueError, match=f"there is no queue {count}: the device has {count}"):
+            device.add_queue(count, 8, driver._build)
+        with pytest.raises(ValueError, match=f"a power of two from 1 to {size}"):
+            device.add_queue(0, 2 * size, driver._build)
 
     driver.steps["start"] = look_and_ask
+    expected = (2, 64)
     device.initialize(driver)
-    assert (device.queue_count(), device.queue_size_max(0)) == (2, 64)
+    assert (device.queue_count(), device.queue_size_max(0)) == expected
     device.reset()
+    expected = (7, 16)
     device.initialize(driver)
-    assert (device.queue_count(), device.queue_size_max(0)) == (7, 16)
 
 
 def test_the_device_is_told_where_the_parts_of_a_ring_lie(

@@ -70,8 +70,11 @@ def test_a_device_without_a_queue_is_not_used(
     with closing(EntropyScript()) as script:
         monkeypatch.setattr(script, "queue_count", lambda: count)
         monkeypatch.setattr(script, "queue_size_max", lambda index: size)
-        with pytest.raises(ProtocolError, match="it has no queue"):
-            EntropyDevice(VirtioDevice(script), ring=ring)
+        with (
+            closing(VirtioDevice(script)) as device,
+            pytest.raises(ProtocolError, match="it has no queue"),
+        ):
+            EntropyDevice(device, ring=ring)
 
 
 @pytest.mark.parametrize(("said", "used"), [(1, 1), (3, 2), (7, 4), (9, 8), (0xFFFF, 8)])

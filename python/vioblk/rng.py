@@ -219,9 +219,10 @@ class EntropyDevice:
         """Take `device` over, and bring it to life; see `vioblk.attach`."""
         if not timeout_s > 0:
             raise ValueError(f"timeout_s must be more than 0, not {timeout_s}; it bounds waits")
-        self._device, self._timeout_s = device, timeout_s
         self._driver = EntropyDriver(ring)
         device.initialize(self._driver, force_on=force_on, force_off=force_off)
+        # Last: a device that could not be brought to life is still the caller's to close.
+        self._device, self._timeout_s = device, timeout_s
 
     def read(self, length: int) -> bytes:
         """`length` random bytes, as the device makes them up.
