@@ -2,6 +2,7 @@
 driver works with it."""
 
 import random
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ import pytest
 
 import vioblk
 from tests.interop.images import blank_image
-from tests.interop.qemu_machines import QEMU_10, blank_disk
+from tests.interop.qemu_machines import CAPACITY_BYTES, QEMU_10, WAIT_S, blank_disk
 from tests.support.qemu import qemu_of
 from vioblk.block.disk import BlockDevice
 from vioblk.block.features import BlockFeature
@@ -172,7 +173,7 @@ WORKING = [
     "machine=q35&root_port=off",
     "machine=q35&interface=transitional&root_port=on&drive=legacy",
     "machine=q35&interface=transitional&drive=legacy&interrupts=intx",
-    "slot=30",
+    "slot=30&interrupts=intx",
     "machine=q35&slot=2&interrupts=intx",
     "num_queues=4",
     "num_queues=64&queue_size=4&vectors=2",
@@ -202,8 +203,13 @@ WORKING = [
 
 @pytest.mark.parametrize("options", WORKING)
 def test_a_disk_works(tmp_path: Path, options: str) -> None:
-    with open_disk(tmp_path, options) as disk:
+    """Its interrupts too: without them, requests would be late, and changes never heard of."""
+    told = threading.Event()
+    with open_disk(tmp_path, options, on_config_change=lambda config: told.set()) as disk:
         use(disk)
+        qemu_of(disk.device).resize(2 * CAPACITY_BYTES)
+        assert told.wait(WAIT_S)
+        assert disk.capacity_bytes == 2 * CAPACITY_BYTES
 
 
 @pytest.mark.parametrize("interface", ["legacy", "modern"])

@@ -178,6 +178,20 @@ sys.stderr = open(os.devnull, "w")
         process.wait(TIMEOUT_S)
 
 
+PR_GET_PDEATHSIG = 2
+
+
+def test_qemu_has_a_parent_death_signal() -> None:
+    """What is executed after the guard has it: an exec keeps it."""
+    ask = (
+        "import ctypes; number = ctypes.c_int(); "
+        f"ctypes.CDLL(None).prctl({PR_GET_PDEATHSIG}, ctypes.byref(number)); print(number.value)"
+    )
+    process = QemuProcess([sys.executable, "-c", ask])
+    assert process.wait(TIMEOUT_S)
+    assert process.output() == str(int(signal.SIGKILL))
+
+
 def test_a_parent_that_died_before_the_signal_was_set_is_noticed(tmp_path: Path) -> None:
     """Then the kernel would send none: the child has to look itself."""
     mark = tmp_path / "mark"

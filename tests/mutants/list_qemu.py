@@ -1,0 +1,47 @@
+"""Mutants of the machines that QEMU is."""
+
+from typing import Final
+
+from tests.mutants.mutant import Mutant
+
+PACKAGE: Final = "vioblk.transport.qemu"
+
+ORPHAN_TESTS: Final = "tests/transport/test_qemu_orphans.py"
+QTEST_TESTS: Final = "tests/transport/test_qemu_qtest.py"
+MACHINE_TESTS: Final = "tests/transport/test_qemu.py"
+OPTION_TESTS: Final = "tests/interop/test_qemu_options.py"
+
+MUTANTS: Final = (
+    Mutant(
+        name="qemu-outlives-its-parent",
+        violation="starts QEMU without a parent death signal",
+        function=f"{PACKAGE}.process:guard",
+        old='"--pdeathsig", "KILL"',
+        new='"--pdeathsig", "clear"',
+        test=f"{ORPHAN_TESTS}::test_qemu_has_a_parent_death_signal",
+    ),
+    Mutant(
+        name="qemu-late-answer",
+        violation="takes the late answer to one register access for that of the next",
+        function=f"{PACKAGE}.qtest:_Turn.__exit__",
+        old="qtest._in_step = error is None",
+        new="qtest._in_step = True",
+        test=f"{QTEST_TESTS}::test_a_late_answer_is_not_taken_for_that_of_the_next_command",
+    ),
+    Mutant(
+        name="qemu-one-vector-for-all",
+        violation="lets all vectors signal the first descriptor",
+        function=f"{PACKAGE}.ivshmem:DoorbellServer.message_data",
+        old="_OUR_PEER << 16 | vector",
+        new="_OUR_PEER << 16",
+        test=f"{MACHINE_TESTS}::test_each_vector_signals_its_own_descriptor",
+    ),
+    Mutant(
+        name="qemu-pins-not-rotated",
+        violation="routes the interrupt pin of every slot as that of slot 1",
+        function=f"{PACKAGE}.chipset:Pc.route",
+        old="(location.device - 1 + pin) & 3",
+        new="pin & 3",
+        test=f"{OPTION_TESTS}::test_a_disk_works[slot=30&interrupts=intx]",
+    ),
+)
