@@ -214,6 +214,7 @@ def test_the_device_is_let_into_memory_before_driver_ok_and_out_at_the_end(reach
     for status in (0, 1, 3, 0xB, 0xF):
         transport.write_status(status)
     assert seen == [(0, False), (1, False), (3, False), (0xB, False), (0xF, True)]
+    assert function.platform.notifying == [False, False, False, False, True]
     transport.close()
     assert function.platform.bus_master == [False, True, False]
     assert function.platform.closed == 1
@@ -462,6 +463,34 @@ def test_a_platform_that_fails_does_not_keep_the_rest_from_ending() -> None:
     function.platform.set_bus_master = refuse  # type: ignore[method-assign]
     transport.close()
     assert function.platform.closed == 1
+
+
+@pytest.mark.parametrize("error", [OSError, TransportError, StateError])
+@pytest.mark.parametrize("step", ["unmap", "switch off", "move"])
+@pytest.mark.parametrize("legacy", [False, True], ids=["modern", "legacy"])
+def test_what_fails_at_closing_keeps_nothing_else_from_being_undone(
+    step: str, error: type[Exception], legacy: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    function = LegacyFunction() if legacy else ModernFunction()
+    platform = function.platform
+    transport = PciTransport("model:0", platform)
+    transport.write_status(0x7 if legacy else 0xF)
+    switched: list[bool] = []
+
+    def fail(*_: object) -> None:
+        raise error("no way")
+
+    monkeypatch.setattr(transport.layout, "set_msix_enabled", lambda on: switched.append(on))
+    if step == "unmap":
+        monkeypatch.setattr(transport.layout, "set_config_vector", fail)
+    elif step == "switch off":
+        platform.on_vectors = fail
+    else:
+        monkeypatch.setattr(transport.layout, "set_msix_enabled", fail)
+    transport.close()
+    assert platform.log == [("open_vectors", 3), ("open_vectors", 0)]
+    assert switched == ([] if step == "move" else [False])
+    assert platform.closed == 1
 
 
 def test_the_isr_register_is_the_models() -> None:

@@ -291,6 +291,33 @@ def test_a_device_that_goes_while_interrupts_are_set_up_is_not_asked_again(reach
     assert function.platform.log == [("open_vectors", 3)]
 
 
+@pytest.mark.parametrize("interrupts", ["auto", "msix", "shared"])
+@pytest.mark.parametrize("register", [0x10, 0x1A], ids=["config", "queue"])
+def test_a_device_that_goes_while_a_vector_is_mapped_has_not_refused_it(
+    reach: Reach, interrupts: InterruptMode, register: int
+) -> None:
+    function = ModernFunction()
+    transport = reach(function.platform, interrupts)
+    function.common.on_write[register] = lambda vector: function.platform.unplug()
+    with pytest.raises(DeviceGoneError, match="was it unplugged"):
+        live(transport)
+    count = 1 if interrupts == "shared" else 3
+    assert function.platform.log == [("open_vectors", count)]
+    accesses = len(function.common.log)
+    transport.close()
+    assert len(function.common.log) == accesses
+    assert function.platform.log == [("open_vectors", count)]
+
+
+def test_a_device_that_goes_while_its_queues_are_counted_has_not_too_many(reach: Reach) -> None:
+    function = ModernFunction()
+    transport = reach(function.platform, "msix")
+    function.platform.unplug()
+    with pytest.raises(DeviceGoneError, match="was it unplugged"):
+        live(transport)
+    assert function.platform.log == []
+
+
 def test_a_legacy_bar_without_room_for_vectors_is_driven_by_the_pin(reach: Reach) -> None:
     function = LegacyFunction(both())
     del function.registers.data[20:]

@@ -9,9 +9,10 @@ import os
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
+from threading import Lock
 from typing import Protocol
 
-from vioblk.errors import ProtocolError, TransportError, VioblkError
+from vioblk.errors import DeviceGoneError, ProtocolError, VioblkError
 from vioblk.pci.access import PciPlatform
 from vioblk.pci.layout import ISR_CONFIG, ISR_QUEUE, NO_VECTOR, RegisterLayout
 from vioblk.status import Status
@@ -41,6 +42,24 @@ class Function:
         self.vectors_available = min(table_size, platform.vector_count_max)
         self.on_config_change = on_config_change
         """May be called from any thread; it does not keep the transport alive."""
+
+    def queue_count(self) -> int:
+        """How many queues the device says it has. Raises DeviceGoneError."""
+        return self.presence.judge(self.layout.queue_count(), 2)
+
+    def map_config(self, vector: int) -> bool:
+        """Map configuration changes; whether the device took the vector. Raises DeviceGoneError."""
+        return self._took(self.layout.set_config_vector(vector))
+
+    def map_queue(self, index: int, vector: int) -> bool:
+        """The same for used buffers of queue `index`."""
+        return self._took(self.layout.set_queue_vector(index, vector))
+
+    def _took(self, taken: bool) -> bool:
+        # What refuses a vector reads as all ones, and so does what is not there.
+        if not taken:
+            self.presence.judge(NO_VECTOR, 2)
+        return taken
 
 
 class Plan(Protocol):
@@ -92,7 +111,7 @@ class VectorPlan:
     def start(self) -> None:
         """Open the vectors, once, and map the one for configuration changes."""
         if not self._fds:
-            queue_count = self._function.layout.queue_count() if self._queues else 0
+            queue_count = self._function.queue_count() if self._queues else 0
             self._fds = _open_vectors(self._function, queue_count + 1)
         self._wired.clear()
         _map_config(self._function)
@@ -110,7 +129,7 @@ class VectorPlan:
         if self._lenient:
             candidates += self._wired[-1:]
         for vector in candidates:
-            if vector < len(self._fds) and self._function.layout.set_queue_vector(index, vector):
+            if vector < len(self._fds) and self._function.map_queue(index, vector):
                 self._wired.append(vector)
                 return self._fds[vector]
         raise RefusedError(f"the device refused vector {candidates[0]} for queue {index}")
@@ -154,7 +173,7 @@ class SharedPlan:
 
     def queue_fd(self, index: int) -> int | None:
         """The eventfd of the one vector."""
-        if not self._function.layout.set_queue_vector(index, 0):
+        if not self._function.map_queue(index, 0):
             raise RefusedError(f"the device refused vector 0 for queue {index}")
         return self._fds[0]
 
@@ -265,22 +284,26 @@ class PollingPlan:
 
 
 class _EventFd:
-    """An eventfd that is closed with its object."""
+    """An eventfd that is closed with its object. Thread-safe."""
 
     def __init__(self) -> None:
         self.fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._free = weakref.finalize(self, os.close, self.fd)
+        self._lock = Lock()
+        """Held while it is signalled: closed meanwhile, its number could be another file's."""
 
     def signal(self) -> None:
-        """Wake whoever watches it."""
-        if self._free.alive:
-            # Full, after 2^64 - 2 signals that nobody read, it is signalled all the same.
-            with suppress(BlockingIOError):
-                os.eventfd_write(self.fd, 1)
+        """Wake whoever watches it; after `close`, nobody does."""
+        with self._lock:
+            if self._free.alive:
+                # Full, after 2^64 - 2 signals that nobody read, it is signalled all the same.
+                with suppress(BlockingIOError):
+                    os.eventfd_write(self.fd, 1)
 
     def close(self) -> None:
         """Idempotent."""
-        self._free()
+        with self._lock:
+            self._free()
 
 
 def _open_vectors(function: Function, count: int) -> list[int]:
@@ -302,12 +325,21 @@ def _open_vectors(function: Function, count: int) -> list[int]:
 
 
 def _close_vectors(function: Function) -> None:
-    with suppress(TransportError):
-        function.layout.set_config_vector(NO_VECTOR)
-        function.platform.open_vectors(0)
-        function.layout.set_msix_enabled(False)
+    """Undo `_open_vectors`, each step whatever becomes of those before. Never raises."""
+    steps: tuple[Callable[[], object], ...] = (
+        lambda: function.layout.set_config_vector(NO_VECTOR),
+        lambda: function.platform.open_vectors(0),
+        lambda: function.layout.set_msix_enabled(False),
+    )
+    for step in steps:
+        try:
+            step()
+        except DeviceGoneError:
+            return
+        except (VioblkError, OSError):
+            continue
 
 
 def _map_config(function: Function) -> None:
-    if not function.layout.set_config_vector(0):
+    if not function.map_config(0):
         raise RefusedError("the device refused vector 0 for configuration changes")
