@@ -5,34 +5,25 @@ time-outs help.
 """
 
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
-import vioblk
-from tests.conftest import RingName
 from tests.interop.qemu_machines import (
     LEGACY_WAYS,
     MODERN_WAYS,
     WAIT_S,
-    WAYS,
     Way,
-    content_of,
-    numbered_disk,
     on,
     poll,
     settle,
 )
 from tests.interop.raw_disk import RawDisk, RawDriver, RawQueue, Request, raw_disk
-from tests.support.qemu import qemu_of
-from vioblk.block.disk import BlockDevice
 from vioblk.block.request import RequestStatus, RequestType
 from vioblk.features import Feature
 from vioblk.pci.layout import ISR_CONFIG, ISR_QUEUE
 from vioblk.ring import Chain
 from vioblk.ring.raw import INDIRECT, NEXT, WRITE
 from vioblk.status import DeviceState, Status
-from vioblk.transport.pci import PciTransport
 
 BROKEN = 0x4F
 """The status of a live device that needs a reset."""
@@ -186,41 +177,3 @@ def test_a_driver_is_told_that_its_device_is_broken(way: Way, interrupts: str) -
         assert "needs a reset" in queue.broken
         assert disk.device.state is DeviceState.NEEDS_RESET
         check_that_a_reset_mends(disk)
-
-
-def spoil_the_ring(disk: BlockDevice) -> None:
-    """Let the available index run ahead, behind the driver's back, in whose API there is no way to
-    do so. The place is known from the device."""
-    platform = qemu_of(disk.device)
-    index_address = platform.queue_status(0)["vring-avail"] + 2
-    qtest = platform.machine.qtest
-    index = qtest.read_memory(index_address, 2)
-    qtest.write_memory(index_address, 2, (index + 1000) & 0xFFFF)
-    transport = disk.device.transport
-    assert isinstance(transport, PciTransport)
-    place = transport.layout.notify_place(0)
-    platform.registers(place.bar).write(place.offset, 2, place.value)
-    assert poll(platform.machine.process.output), "QEMU has seen it"
-
-
-@pytest.mark.parametrize(
-    ("way", "interrupts"),
-    [
-        pytest.param(way, interrupts, id=f"{way.name}-{interrupts}")
-        for interrupts, ways in (("msix", WAYS), ("intx", WAYS[:1]), ("none", WAYS[1:2]))
-        for way in ways
-    ],
-)
-def test_requests_to_a_broken_device_end_and_a_reset_brings_it_back(
-    tmp_path: Path, ring: RingName, way: Way, interrupts: str
-) -> None:
-    """On the legacy interface nothing tells of it but the time."""
-    address = f"qemu:{numbered_disk(tmp_path)}?{way.options}&interrupts={interrupts}"
-    with vioblk.open(address, ring=ring, timeout_s=0.2) as disk:
-        assert disk.read(0, 512) == content_of(0)
-        spoil_the_ring(disk)
-        expected = vioblk.RequestTimeoutError if way.legacy else vioblk.DeviceGoneError
-        with pytest.raises(expected):
-            disk.read(0, 512)
-        disk.reset()
-        assert disk.read(512, 512) == content_of(1)
