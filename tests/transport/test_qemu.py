@@ -491,3 +491,22 @@ def test_closing_gives_everything_back(image: Path, options: str) -> None:
     with no_leaks(collect=False):
         for _ in range(3):
             cycle()
+
+
+def test_a_disk_is_plugged_in_as_often_as_one_likes(image: Path) -> None:
+    """Behind a root port there is room for a few BARs only."""
+    with qemu.start(f"qemu:{image}?machine=q35&page_per_vq=on") as machine:
+        for _ in range(20):
+            transport = qemu.attach(machine)
+            platform = transport.platform
+            assert isinstance(platform, qemu.QemuPlatform)
+            platform.unplug()
+            platform.plug()
+            transport.close()
+        assert machine.bars[4].length == 8 << 20
+
+
+def test_a_bar_that_is_larger_than_its_window_is_an_error(image: Path) -> None:
+    address = f"qemu:{image}?machine=pc&page_per_vq=on&memory_address=0xfd900000"
+    with no_leaks(), pytest.raises(vioblk.TransportError, match="no room for a BAR of 0x800000"):
+        qemu.start(address)

@@ -5,10 +5,11 @@ QEMU models them.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Final
 
-from vioblk.errors import UnsupportedError
+from vioblk.errors import TransportError, UnsupportedError
 from vioblk.pci.access import ConfigSpace
 from vioblk.pci.capabilities import walk
 from vioblk.pci.command import DECODING, Command, write_command
@@ -34,14 +35,23 @@ class AddressRange:
         self.start = start
         self.end = end
         self._next = start
+        self._taken: dict[Hashable, tuple[int, int]] = {}
 
-    def take(self, length: int) -> int:
-        """`length` bytes, a power of two, at a multiple of it. Raises ValueError if none is
-        left."""
+    def take(self, length: int, owner: Hashable) -> int:
+        """`length` bytes, a power of two, at a multiple of it; for the same owner the same.
+
+        Raises TransportError if none is left.
+        """
+        address, taken = self._taken.get(owner, (0, 0))
+        if taken == length:
+            return address
         address = (self._next + length - 1) & -length
         if address + length > self.end:
-            raise ValueError(f"no {length:#x} bytes are left below {self.end:#x}")
+            raise TransportError(
+                f"there is no room for a BAR of {length:#x} bytes below {self.end:#x}"
+            )
         self._next = address + length
+        self._taken[owner] = (address, length)
         return address
 
 

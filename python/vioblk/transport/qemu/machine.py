@@ -97,6 +97,8 @@ class Machine:
         owned.callback(self.process.kill)
         for each in theirs:
             each.close()
+        if self.doorbells is not None:
+            self.doorbells.hand_over.close()
         explain = self.process.explain_end
         self.monitor = Qmp(
             ours[1],
@@ -171,8 +173,8 @@ class Machine:
 
     @property
     def last_error(self) -> str | None:
-        """The last I/O error that QEMU has announced, or what it has printed."""
-        return self._news.last_error or self.process.output() or None
+        """The last I/O error that QEMU has announced, in words; None if there was none."""
+        return self._news.last_error
 
     # PCI
 
@@ -211,7 +213,8 @@ class Machine:
         placed = {}
         for bar in size_bars(config):
             free = bus.io if bar.kind == "io" else bus.memory
-            placed[bar.index] = program_bar(config, bar, free.take(bar.length or 1))
+            address = free.take(bar.length or 1, (location, bar.index))
+            placed[bar.index] = program_bar(config, bar, address)
         change_command(config, set_bits=DECODING)
         return placed
 

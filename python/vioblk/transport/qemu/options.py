@@ -128,7 +128,7 @@ OPTIONS: Final[Mapping[str, Option]] = {
     "latency": seconds("seconds that each request takes, of a target such as null:64M; none"),
     "io_address": _place(0xB000, 0xFF00, "where its I/O BARs are, from here on; 0xc000"),
     "memory_address": _place(
-        0xC0000000, 0xFD000000, "where its memory BARs are, from here on; 0xe0000000"
+        0xC0000000, 0xFDF00000, "where its memory BARs are, from here on; 0xe0000000"
     ),
     "irq": integer(3, 15, "to which pc routes the pin of the device; 10"),
     "property": Option(
