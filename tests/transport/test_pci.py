@@ -44,6 +44,7 @@ from vioblk.status import DeviceState
 from vioblk.transport.base import QueueAddresses
 from vioblk.transport.pci import PciTransport
 from vioblk.transport.pci.interrupts import InterruptMode
+from vioblk.transport.pci.presence import Presence
 
 WAIT_S = 10.0
 QUIET_S = 0.03
@@ -463,6 +464,20 @@ def test_a_platform_that_fails_does_not_keep_the_rest_from_ending() -> None:
     function.platform.set_bus_master = refuse  # type: ignore[method-assign]
     transport.close()
     assert function.platform.closed == 1
+
+
+def test_who_looks_while_it_is_closed_sees_no_unplugging(monkeypatch: pytest.MonkeyPatch) -> None:
+    function = ModernFunction(hangs_up=True)
+    presence = Presence(function.platform, "model:0")
+
+    def close_and_hang_up() -> bool:
+        presence.close()
+        return True
+
+    monkeypatch.setattr(presence, "_hung_up", close_and_hang_up)
+    with pytest.raises(StateError, match="model:0 was closed"), presence.access():
+        pass
+    function.platform.close()
 
 
 @pytest.mark.parametrize("error", [OSError, TransportError, StateError])

@@ -4,7 +4,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Final, Literal, NamedTuple
+from typing import Final, Generic, Literal, NamedTuple, TypeVar
 
 from vioblk.errors import TransportError
 from vioblk.pci.access import PciPlatform, Registers
@@ -16,12 +16,7 @@ from vioblk.pci.layout import RegisterLayout
 from vioblk.pci.legacy import LEGACY_BAR, LegacyLayout
 from vioblk.pci.modern import ModernLayout
 from vioblk.pci.registers import RegisterPart
-from vioblk.pci.virtio_capabilities import (
-    NotifyStructure,
-    Structure,
-    VirtioCapabilities,
-    parse,
-)
+from vioblk.pci.virtio_capabilities import Structure, VirtioCapabilities, parse
 from vioblk.pci.window import PciCfgWindow
 
 Interface = Literal["auto", "modern", "legacy"]
@@ -63,10 +58,13 @@ def choose_layout(
     return _Chooser(platform, access).choose(interface)
 
 
-class _Reached(NamedTuple):
+_S = TypeVar("_S", bound=Structure)
+
+
+class _Reached(NamedTuple, Generic[_S]):
     """A structure and its registers."""
 
-    structure: Structure
+    structure: _S
     registers: Registers
     by_window: bool
 
@@ -167,7 +165,6 @@ class _Chooser:
         notify = self._reach(self._virtio.notify)
         isr = self._reach(self._virtio.isr)
         device = self._reach(self._virtio.device) if self._virtio.device else None
-        assert isinstance(notify.structure, NotifyStructure)
         layout = ModernLayout(
             common.registers,
             notify.structure,
@@ -191,7 +188,7 @@ class _Chooser:
 
     # The modern structures
 
-    def _reach(self, candidates: Sequence[Structure]) -> _Reached:
+    def _reach(self, candidates: Sequence[_S]) -> _Reached[_S]:
         """The earliest of several structures that can be reached (VIRTIO 1.4, 4.1.4.1 Driver
         Requirements: Virtio Structure PCI Capabilities); by the window only for want of a BAR.
         """

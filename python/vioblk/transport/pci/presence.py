@@ -73,6 +73,8 @@ class Presence:
         if self._closed:
             raise self._closed_error()
         if self._ended is None and self._hung_up():
+            if self._closed:  # Meanwhile: the socket was shut by us.
+                raise self._closed_error()
             self._mark(
                 f"{self._address}: the device has gone: it was unplugged, or its machine ended"
             )
