@@ -181,10 +181,16 @@ def test_one_record_longer_than_the_device_takes_is_refused(open_disk: OpenDisk)
 
 
 @pytest.mark.parametrize("legacy_align", [None, 4096])
-def test_a_device_without_queues_is_refused(legacy_align: int | None) -> None:
+@pytest.mark.parametrize(
+    ("count", "why"), [(0, "it has no queue"), (1, r"queue 0 does not exist \(its size is 0\)")]
+)
+def test_a_device_without_queues_is_refused(
+    count: int, why: str, legacy_align: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     script = Script(0 if legacy_align else 1 << Feature.VERSION_1, queues=0)
     script.legacy_align = legacy_align
-    with pytest.raises(vioblk.ProtocolError, match=r"queue 0 does not exist \(its size is 0\)"):
+    monkeypatch.setattr(script, "queue_count", lambda: count)
+    with pytest.raises(vioblk.ProtocolError, match=why):
         BlockDevice(script)
     assert script.closed
 
