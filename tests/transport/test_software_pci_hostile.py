@@ -51,7 +51,7 @@ from vioblk.transport.software_pci.description import (
 )
 
 WAIT_S = 10.0
-SOON_S = 2.0
+SOON_S = 5.0
 """Far less than any time-out that is not set by a test, and enough for a busy machine."""
 
 Describe = Callable[[FunctionDescription], FunctionDescription]
