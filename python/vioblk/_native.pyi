@@ -491,9 +491,7 @@ class PciFace:
         """(offset in the BAR, length) of `common`, `notify`, `isr`, `device`, and with vectors of
         `msix_table` and `msix_pending`."""
     # What the machine does.
-    def set_command(
-        self, *, memory: bool, bus_master: bool, intx_disabled: bool = False
-    ) -> None:
+    def set_command(self, *, memory: bool, bus_master: bool, intx_disabled: bool = False) -> None:
         """The command register: whether the BAR is decoded (else reads give all ones), whether
         the device reaches memory (once this returns from taking that away, it does not), whether
         INTx is switched off."""
