@@ -369,6 +369,7 @@ class ModelPlatform:
         self.places: dict[int, NotifyPlace] = {}
         self.on_vectors: Callable[[int], None] = lambda count: None
         self.bus_master: list[bool] = []
+        self.notifying: list[bool] = []
         self.acknowledged = 0
         self.closed = 0
         self._doorbell_fds: dict[int, int] = {}
@@ -389,6 +390,9 @@ class ModelPlatform:
         if index not in self._doorbell_fds:
             self._doorbell_fds[index] = os.eventfd(0, os.EFD_NONBLOCK)
         return Doorbell.eventfd(self._doorbell_fds[index])
+
+    def let_notify(self, live: bool) -> None:
+        self.notifying.append(live)
 
     def open_vectors(self, count: int) -> list[int]:
         self.log.append(("open_vectors", count))

@@ -84,6 +84,11 @@ class PciPlatform(Protocol):
         """A doorbell for queue `index`. It stays valid until `close`; asked for again after a
         reset, it may be the same one."""
 
+    def let_notify(self, live: bool) -> None:
+        """The device is live now, or no longer. A doorbell that a thread of the platform rings is
+        silent meanwhile: what it is late to see must not reach a device that is being started
+        (VIRTIO 1.4, 3.1.1 Driver Requirements: Device Initialization)."""
+
     def open_vectors(self, count: int) -> list[int]:
         """Enable MSI-X with `count` vectors, each of which signals an eventfd; these descriptors,
         which the platform owns. At most `vector_count_max`, and what the device's table has.

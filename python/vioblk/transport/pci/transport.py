@@ -144,6 +144,7 @@ class PciTransport(Transport):
                 self._let_notify(True)
 
     def _let_notify(self, live: bool) -> None:
+        self._platform.let_notify(live)
         for doorbell in self._doorbells.values():
             doorbell.set_live(live)
 

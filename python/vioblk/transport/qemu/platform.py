@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from threading import Lock
 from typing import final
 
 from vioblk._native import DmaSpace, Doorbell, Mapping
@@ -44,6 +45,7 @@ class QemuPlatform(DeviceControls):
         self.hangup_fd: int | None = self._presence.hangup_fd
         self.vector_count_max = len(machine.doorbells.fds) if machine.doorbells else 0
         self._doorbells: dict[NotifyPlace, tuple[int, Doorbell]] = {}
+        self._gate = _NotifyGate()
         self._msix: MsixTable | None = None
         self._intx: _IntxLine | None = None
 
@@ -74,13 +76,19 @@ class QemuPlatform(DeviceControls):
         bar = self._bars[place.bar]
         words = PORT_WRITE if bar.kind == "io" else MEMORY_WRITE
         command = f"{words[2]} {bar.address + place.offset:#x} {place.value:#x}"
-        qtest, presence = self.machine.qtest, self._presence
+        qtest, presence, gate = self.machine.qtest, self._presence, self._gate
 
         def store() -> None:
-            if presence.reason is None:
-                qtest.post(command)
+            with gate.lock:
+                if gate.is_open and presence.reason is None:
+                    qtest.post(command)
 
         return store
+
+    def let_notify(self, live: bool) -> None:
+        """Let doorbells through, or none; no store of before is under way then."""
+        with self._gate.lock:
+            self._gate.is_open = live
 
     # Interrupts
 
@@ -192,6 +200,15 @@ class BarRegisters:
             raise ValueError(f"{value:#x} does not fit in {width} bytes")
         self._presence.check()
         self._write(self._address + offset, width, value)
+
+
+class _NotifyGate:
+    """Whether doorbells reach the device."""
+
+    def __init__(self) -> None:
+        self.lock = Lock()
+        """Held for the length of a store."""
+        self.is_open = True
 
 
 class _IntxLine:

@@ -113,6 +113,9 @@ class SoftwarePciPlatform:
             self._window, place.offset, place.value, carries_data=place.carries_data
         )
 
+    def let_notify(self, live: bool) -> None:
+        """Nothing to do: a doorbell has been stored to when its call returns."""
+
     # Interrupts
 
     def open_vectors(self, count: int) -> list[int]:
