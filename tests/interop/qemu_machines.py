@@ -7,8 +7,14 @@ from typing import Final, NamedTuple, TypeVar
 
 import pytest
 
-from vioblk.transport.qemu import Machine, QemuPlatform
-from vioblk.transport.qemu.command_line import DEVICE_ID, PORT_ID
+from vioblk.block import attach as block
+from vioblk.block.disk import BlockDevice
+from vioblk.device import VirtioDevice
+from vioblk.driver import DeviceIdentity, Settings
+from vioblk.pci.location import Location
+from vioblk.transport.qemu import Machine, QemuPlatform, attach
+from vioblk.transport.qemu.chipset import Q35
+from vioblk.transport.qemu.command_line import DEVICE_ID, PORT_ID, doorbell_slot
 
 WAIT_S: Final = 10.0
 """How long anything may take that takes milliseconds on an idle machine."""
@@ -102,6 +108,34 @@ def settle(platform: QemuPlatform) -> None:
 def await_event(machine: Machine, name: str) -> None:
     """Wait until QEMU has told of an event."""
     assert machine.monitor.wait_event(name, WAIT_S) is not None, f"no {name} in {WAIT_S} s"
+
+
+def reset_machine(machine: Machine) -> None:
+    """Press its reset button, and wait until it has come back, with nothing set up."""
+    machine.qmp("system_reset")
+    await_event(machine, "RESET")
+
+
+def set_up_again(machine: Machine) -> None:
+    """Do what firmware does after a reset; everything comes to where it was."""
+    settings = machine.settings
+    if settings.machine == "q35":
+        slot = settings.slot if settings.root_port else None
+        places = settings.io_address, settings.memory_address
+        machine.chipset = Q35(machine.qtest, *places, slot)
+    machine.place_device()
+    if machine.doorbells is not None:
+        machine.place_bars(Location(0, doorbell_slot(settings)))
+
+
+def open_disk(machine: Machine, ring: str = "native", timeout_s: float = WAIT_S) -> BlockDevice:
+    """The disk that is in a machine now; closing it leaves the machine running."""
+    transport = attach(machine)
+    identity = DeviceIdentity(
+        transport.address, transport.device_type, "block device", transport.name
+    )
+    settings = Settings({"ring": ring, "timeout_s": timeout_s})
+    return block.attach(VirtioDevice(transport), identity, settings)
 
 
 def plug_vhost_user(machine: Machine, socket_path: Path) -> None:
