@@ -52,8 +52,8 @@ def make(
     given: Mapping[str, Any],
     device_options: Mapping[str, Any],
 ) -> SoftwarePciTransport:
-    """The device of an address with `bus=pci`. `given`: those of its options that are
-    for PCI.
+    """The device of an address with `bus=pci`. `given`: those of its options that are for
+    PCI (`PCI_OPTIONS` of `vioblk.transport.software`).
 
     Raises AddressError, ValueError, OSError, TransportError.
     """

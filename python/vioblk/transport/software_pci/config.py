@@ -11,6 +11,8 @@ from vioblk.pci.sources.exact import all_ones, check_read, check_write, padded
 from vioblk.pci.virtio_capabilities import StructureType
 from vioblk.transport.software_pci.description import FACE_BAR, ConfigImage
 
+VIOLATIONS_MAX: Final = 64
+
 _STATUS_OFFSET: Final = 0x06
 _INTERRUPT_STATUS: Final = 0x08
 
@@ -18,7 +20,6 @@ _WINDOW_BAR: Final = 4
 _WINDOW_OFFSET: Final = 8
 _WINDOW_LENGTH: Final = 12
 _WINDOW_DATA: Final = 16
-_WINDOW_BYTES: Final = 20
 
 _MSIX_CONTROL: Final = 2
 _MSIX_ENABLE: Final = 0x8000
@@ -30,8 +31,8 @@ class ModelledConfig:
 
     What is written takes effect as in hardware: the command register and the control of MSI-X on
     the face, pci_cfg_data on the registers that its window points at. What may not be written
-    keeps its value. `violations` has what a driver may not do, in words; `access_count` counts
-    every access, those of a function that was removed too.
+    keeps its value. `violations` has the first VIOLATIONS_MAX things that a driver did and may not
+    do, in words; `access_count` counts every access, those of a function that was removed too.
     """
 
     def __init__(self, image: ConfigImage, face: PciFace) -> None:
@@ -114,10 +115,14 @@ class ModelledConfig:
             ):
                 continue
             if not all(self._writable[at] for at in range(offset, offset + width)):
-                self.violations.append(
+                self._object(
                     f"a write of {width} bytes at {offset:#x}, in the capability at {start:#x}, "
                     "which is read-only"
                 )
+
+    def _object(self, violation: str) -> None:
+        if len(self.violations) < VIOLATIONS_MAX:
+            self.violations.append(violation)
 
     # What takes effect elsewhere
 
@@ -154,7 +159,8 @@ class ModelledConfig:
         start = self._window
         assert start is not None, "there is a window, as its data was reached"
         bar = self._data[start + _WINDOW_BAR]
-        place, length = self._number(start + _WINDOW_OFFSET, 4), self._number(start + 12, 4)
+        place = self._number(start + _WINDOW_OFFSET, 4)
+        length = self._number(start + _WINDOW_LENGTH, 4)
         why = None
         if offset != start + _WINDOW_DATA or width != length:
             why = f"{width} bytes at {offset:#x} are not the {length} bytes that it was set to"
@@ -167,7 +173,7 @@ class ModelledConfig:
             why = f"{length} bytes at {place:#x} of BAR {bar} lie in no virtio structure"
         if why is None and bar == FACE_BAR and place + length <= self._bar.length:
             return place
-        self.violations.append(f"pci_cfg_data was accessed, but {why or 'nothing is there'}")
+        self._object(f"pci_cfg_data was accessed, but {why or 'nothing is there'}")
         return None
 
     def _regions(self) -> Iterator[tuple[int, int, int]]:
