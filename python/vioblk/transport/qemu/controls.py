@@ -110,7 +110,9 @@ class DeviceControls:
 
     def hold_requests(self, request: str = "read") -> None:
         """Hold the next request of that kind (read, write or flush), and it alone, until
-        `release_requests`: what comes after it overtakes it."""
+        `release_requests`: what comes after it overtakes it.
+
+        The device makes one request of neighbours that it is notified of together."""
         event = _held_event(request)
         if len(self.machine.disk_nodes) == 1:
             self._replace_nodes(())

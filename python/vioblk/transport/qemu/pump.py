@@ -122,19 +122,25 @@ class _State:
         for fd, _ in self._poller.poll(maxevents=EVENTS_MAX):
             if fd == self._stop_fd:
                 return False
-            call, counter = self._calls.get(fd, (None, False))
-            if call is None:
-                continue
-            if counter:
-                with suppress(BlockingIOError):
-                    os.eventfd_read(fd)
+            call = self._take_signal(fd)
             try:
-                call()
+                if call is not None:
+                    call()
             except DeviceGoneError:
                 raise
             except TransportError:
                 pass  # It has not answered in time; it may yet.
         return True
+
+    def _take_signal(self, fd: int) -> Callable[[], None] | None:
+        """What to call for `fd`, whose count is taken; it may have been removed since."""
+        # With the lock: who has removed a descriptor closes it, and its number is given to another.
+        with self._lock:
+            call, counter = self._calls.get(fd, (None, False))
+            if counter:
+                with suppress(BlockingIOError):
+                    os.eventfd_read(fd)
+            return call
 
     def end(self) -> None:
         with self._lock:

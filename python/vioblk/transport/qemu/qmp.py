@@ -74,8 +74,8 @@ class Qmp:
         return version["major"], version["minor"], version["micro"]
 
     def run(self, command: str, /, **arguments: object) -> Any:
-        """Run a command; what it returns. An underscore in an argument's name stands for a dash,
-        as in none of QEMU's names both are found."""
+        """Run a command; what it returns. An underscore in an argument's name stands for a dash;
+        the few names that QEMU writes with underscores are for `run_with`."""
         return self._run(command, _with_dashes(arguments), self._timeout_s)
 
     def run_with(self, command: str, arguments: Mapping[str, object]) -> Any:
