@@ -106,6 +106,18 @@ def test_the_disk_is_found_and_opened_as_it_was_found(
     assert image.read_bytes()[512 : 512 + len(DATA)] == DATA
 
 
+@on_both
+def test_whatever_else_is_on_the_bus_says_why_it_is_not_taken(image: Path, era: Era) -> None:
+    """Bridges of another vendor, and what has virtio's vendor ID without being virtio."""
+    everything = vioblk.find(era.address(image), everything=True)
+    others = [each for each in everything if each.address != era.place]
+    assert len(others) >= 4
+    assert {each.vendor_id for each in others} >= {0x8086, 0x1AF4}
+    for other in others:
+        assert (other.identity, other.open_with) == (None, None)
+        assert (other.reason or "").startswith("no virtio device: ")
+
+
 def test_the_registers_are_where_qemu_has_them_too(image: Path) -> None:
     with qemu.start(PORT_2011.address(image)) as machine:
         (bus,) = machine.qmp("query-pci")
