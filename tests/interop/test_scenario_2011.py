@@ -39,7 +39,7 @@ from vioblk.pci.command import Command
 from vioblk.pci.header import read_header
 from vioblk.pci.location import Location
 from vioblk.transport import qemu
-from vioblk.transport.qemu.machine import InterruptLines
+from vioblk.transport.qemu.interrupts import InterruptLines
 
 PIIX3 = Location(0, 1)
 PIRQA_ROUTING = 0x60
@@ -130,24 +130,31 @@ def test_the_registers_are_where_qemu_has_them_too(image: Path) -> None:
 
 
 OTHERS = {
-    3: ("virtio-rng-pci", 0x1005, "entropy source"),
-    4: ("virtio-balloon-pci", 0x1002, "memory balloon (traditional)"),
-    6: ("virtio-serial-pci", 0x1003, "console"),
+    Location(0, 3): ("virtio-rng-pci", 0x1005, "entropy source"),
+    Location(0, 4): ("virtio-balloon-pci", 0x1002, "memory balloon (traditional)"),
+    Location(0, 6, 1): ("virtio-rng-pci", 0x1005, "entropy source"),
+    Location(0, 6, 0): ("virtio-serial-pci", 0x1003, "console"),
 }
-"""Slot, and what is put there: its name in QEMU, its device ID, its type."""
+"""Where something is put, and what: its name in QEMU, its device ID, its type."""
 
 
 def test_each_function_of_a_full_bus_is_known_for_what_it_is(image: Path) -> None:
-    """Before and after the disk there are others of the same vendor, which are no disks, and one
-    that is no virtio device. IDs are those of the function that is asked for, and of no other."""
+    """Before and after the disk there are others of the same vendor, which are no disks, two of
+    them in one slot, and one that is no virtio device. IDs are those of the function that is asked
+    for, and of no other; and nothing of the others is touched."""
     with qemu.start(PORT_2011.address(image)) as machine:
-        for slot, (name, _, _) in OTHERS.items():
+        for place, (name, _, _) in OTHERS.items():
             machine.qmp(
-                "device_add", driver=name, id=f"other{slot}", addr=f"{slot}.0", disable_modern=True
+                "device_add",
+                driver=name,
+                id=f"other{place.device}{place.function}",
+                addr=f"{place.device}.{place.function}",
+                multifunction=place.device == 6,
+                disable_modern=True,
             )
         found = {each.address: each for each in functions(machine)}
-        for slot, (_, device_id, type_name) in OTHERS.items():
-            other = found[f"0000:00:{slot:02x}.0"]
+        for place, (_, device_id, type_name) in OTHERS.items():
+            other = found[str(place)]
             assert (other.vendor_id, other.device_id) == (0x1AF4, device_id)
             assert other.type_name == type_name
         disk = found["0000:00:05.0"]
@@ -155,13 +162,13 @@ def test_each_function_of_a_full_bus_is_known_for_what_it_is(image: Path) -> Non
         doorbells = found["0000:00:1e.0"]
         assert (doorbells.vendor_id, doorbells.identity) == (0x1AF4, None)
         assert "no virtio device" in (doorbells.reason or "")
-        others = [read_header(machine.config(Location(0, slot))) for slot in OTHERS]
+        headers = [read_header(machine.config(place)) for place in OTHERS]
         bus = Bus()
         bus.register(block.DRIVER)
         attached = disk_of(bus.add(DiskIn(machine)))
         attached.write(0, DATA)
         assert image.read_bytes()[: len(DATA)] == DATA
-        assert [read_header(machine.config(Location(0, slot))) for slot in OTHERS] == others
+        assert [read_header(machine.config(place)) for place in OTHERS] == headers
         bus.detach("0000:00:05.0")
 
 

@@ -5,9 +5,10 @@ process, and its registers are reached over qtest. So it is a real PCI device, o
 nothing else touches.
 
 Read in this order: `options` and `command_line` (what is started), `process`, `qtest`, `qmp`
-(how it is kept and talked to), `chipset` and `machine` (what firmware would do), `ivshmem` and
-`pump` (signals), `platform` (the machine as the PCI transport sees it), `controls` (what can be
-done to the device from outside), `faults`.
+(how it is kept and talked to), `chipset`, `memory` and `machine` (what firmware would do),
+`ivshmem`, `pump` and `interrupts` (signals), `events` and `presence` (what becomes of the device),
+`platform` (the machine as the PCI transport sees it), `controls` and `faults` (what can be done to
+the device from outside).
 """
 
 from collections.abc import Iterator, Mapping

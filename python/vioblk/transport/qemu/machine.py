@@ -4,10 +4,9 @@ done here, by qtest."""
 import os
 import socket
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from threading import Lock
 from types import TracebackType
 from typing import Any, Final, NamedTuple, Self
 
@@ -28,21 +27,19 @@ from vioblk.transport.qemu.command_line import (
     command_line,
     doorbell_slot,
 )
+from vioblk.transport.qemu.events import News
+from vioblk.transport.qemu.interrupts import InterruptLines
 from vioblk.transport.qemu.ivshmem import DOORBELL_OFFSET, REGISTERS_BAR, DoorbellServer
+from vioblk.transport.qemu.memory import GuestMemory, memory_file
 from vioblk.transport.qemu.options import Settings
 from vioblk.transport.qemu.presence import Presence
 from vioblk.transport.qemu.process import END_TIMEOUT_S, QemuProcess, find_binary
 from vioblk.transport.qemu.pump import Pump
-from vioblk.transport.qemu.qmp import Event, Qmp
+from vioblk.transport.qemu.qmp import Qmp
 from vioblk.transport.qemu.qtest import Qtest
 
 PARKED: Final = b"\xf4" * 0x10000
 """As firmware: nothing but HLT."""
-
-RAM_START: Final = 2 << 20
-"""What devices are given lies above the first MiB, which has holes."""
-
-RAM_UNIT: Final = 2 << 20
 
 PROPERTY_SINCE: Final = {"in_order": "10"}
 """Properties that the oldest QEMU which is supported does not have."""
@@ -79,14 +76,13 @@ class Machine:
     def _start(self, binary: str, owned: ExitStack) -> None:
         settings = self.settings
         self.doorbells = _doorbell_server(settings, owned)
-        self._ram_fd = _memory_file("vioblk-qemu-ram", settings.ram, owned)
-        self._ram = _Ram(settings.ram)
-        self._news = _News()
+        self._memory = GuestMemory(settings.ram, owned)
+        self._news = News()
         ours, theirs = zip(*(_socket_pair(owned) for _ in range(2)), strict=True)
-        firmware_fd = _memory_file("vioblk-qemu-firmware", len(PARKED), owned)
+        firmware_fd = memory_file("vioblk-qemu-firmware", len(PARKED), owned)
         os.pwrite(firmware_fd, PARKED, 0)
         fds = Descriptors(
-            ram=self._ram_fd,
+            ram=self._memory.fd,
             firmware=firmware_fd,
             qtest=theirs[0].fileno(),
             qmp=theirs[1].fileno(),
@@ -220,8 +216,7 @@ class Machine:
 
     def map_memory(self, space: DmaSpace, length_bytes: int) -> Mapping:
         """Make more of the machine's memory a part of `space`. Raises MemoryError, OSError."""
-        offset = self._ram.take(length_bytes)
-        return space.map_fd(self._ram_fd, length_bytes, offset, offset)
+        return self._memory.map(space, length_bytes)
 
     # The monitor and the process
 
@@ -266,89 +261,6 @@ class Machine:
         self.close()
 
 
-class InterruptLines:
-    """The inputs of the I/O APIC, for those who listen to one."""
-
-    def __init__(self, qtest: Qtest, pump: Pump) -> None:
-        self._qtest = qtest
-        self._pump = pump
-        self._listeners: dict[int, Callable[[bool], None]] = {}
-        self._levels: dict[int, bool] = {}
-        self._lock = Lock()
-        self._started = False
-
-    def listen(self, line: int, call: Callable[[bool], None]) -> None:
-        """`call` with the level of an input now and after each change; it must not wait."""
-        with self._lock:
-            if not self._started:
-                self._started = True
-                # What the methods of a dictionary do is done at once, whichever thread does it.
-                self._qtest.listen_to_interrupts(self._changed)
-                self._pump.add(self._qtest.fileno(), self._qtest.poll, counter=False)
-            self._listeners[line] = call
-        call(self._levels.get(line, False))
-
-    def forget(self, line: int) -> None:
-        """Call nobody for this input any more."""
-        self._listeners.pop(line, None)
-
-    def _changed(self, line: int, level: bool) -> None:
-        self._levels[line] = level
-        call = self._listeners.get(line)
-        if call is not None:
-            call(level)
-
-
-class _News:
-    """What the monitor's thread has heard of."""
-
-    def __init__(self) -> None:
-        self.last_error: str | None = None
-        self._followed: dict[str, Presence] = {}
-        self._lock = Lock()
-
-    def follow(self, device: str, presence: Presence) -> bool:
-        """Whether nobody else follows it, so that `presence` does from now on."""
-        with self._lock:
-            other = self._followed.get(device)
-            if other is not None and other.hangup_fd >= 0:
-                return False
-            self._followed[device] = presence
-            return True
-
-    def on_event(self, event: Event) -> None:
-        data = event.get("data", {})
-        if event["event"] == "DEVICE_DELETED":
-            presence = self._followed.pop(data.get("device"), None)
-            if presence is not None:
-                presence.leave("the device was unplugged")
-        elif event["event"] == "BLOCK_IO_ERROR":
-            self.last_error = (
-                f"the last I/O error that QEMU told of: {data['operation']}, {data.get('reason')}"
-            )
-
-
-class _Ram:
-    """The machine's memory, given away from the bottom up and never taken back."""
-
-    def __init__(self, length: int) -> None:
-        self._length = length
-        self._next = RAM_START
-        self._lock = Lock()
-
-    def take(self, length: int) -> int:
-        with self._lock:
-            start = self._next
-            if start + length > self._length:
-                raise MemoryError(
-                    f"the machine has {self._length} bytes of memory, and {self._length - start} "
-                    f"are left, not {length}; start it with more (ram=)"
-                )
-            # A gap behind each, so that a device that runs over its end meets nobody's.
-            self._next = (start + length + 2 * RAM_UNIT - 1) & -RAM_UNIT
-            return start
-
-
 def _chipset(settings: Settings, qtest: Qtest) -> Chipset:
     if settings.machine == "pc":
         return Pc(qtest, settings.io_address, settings.memory_address)
@@ -367,13 +279,6 @@ def _doorbell_server(settings: Settings, owned: ExitStack) -> DoorbellServer | N
 def _check_target(settings: Settings) -> None:
     if not settings.is_null:
         Path(settings.target).stat()
-
-
-def _memory_file(name: str, length: int, owned: ExitStack) -> int:
-    fd = os.memfd_create(name, os.MFD_CLOEXEC)
-    owned.callback(os.close, fd)
-    os.ftruncate(fd, length)
-    return fd
 
 
 def _socket_pair(owned: ExitStack) -> Sequence[socket.socket]:

@@ -15,6 +15,7 @@ from vioblk.pci.command import Command, change_command
 from vioblk.pci.msix import MsixTable
 from vioblk.pci.registers import check_access
 from vioblk.transport.qemu.controls import DeviceControls
+from vioblk.transport.qemu.interrupts import IntxLine
 from vioblk.transport.qemu.machine import Machine
 from vioblk.transport.qemu.presence import Presence
 from vioblk.transport.qemu.qtest import MEMORY_WRITE, PORT_WRITE, Qtest
@@ -47,7 +48,7 @@ class QemuPlatform(DeviceControls):
         self._doorbells: dict[NotifyPlace, tuple[int, Doorbell]] = {}
         self._gate = _NotifyGate()
         self._msix: MsixTable | None = None
-        self._intx: _IntxLine | None = None
+        self._intx: IntxLine | None = None
 
     def registers(self, bar: int) -> Registers:
         """The registers of a BAR, by qtest commands."""
@@ -129,7 +130,7 @@ class QemuPlatform(DeviceControls):
             line = machine.chipset.route(machine.location, machine.settings.irq)
             if line is None:
                 return None
-            self._intx = _IntxLine(line)
+            self._intx = IntxLine(line)
             machine.lines.listen(line, self._intx.set_level)
         return self._intx.fd
 
@@ -209,29 +210,3 @@ class _NotifyGate:
         self.lock = Lock()
         """Held for the length of a store."""
         self.is_open = True
-
-
-class _IntxLine:
-    """A pin that stays asserted, made into single signals."""
-
-    def __init__(self, line: int) -> None:
-        self.line = line
-        self.fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._asserted = False
-        self._signalled = False
-
-    def set_level(self, asserted: bool) -> None:
-        self._asserted = asserted
-        self._signal()
-
-    def acknowledge(self) -> None:
-        self._signalled = False
-        self._signal()
-
-    def _signal(self) -> None:
-        if self._asserted and not self._signalled:
-            self._signalled = True
-            os.eventfd_write(self.fd, 1)
-
-    def close(self) -> None:
-        os.close(self.fd)
