@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Sequence
 from threading import ExceptHookArgs, RLock, current_thread, excepthook, get_ident
 from typing import Any, Final
-from weakref import WeakMethod
 
 from vioblk._native import Region, split_layout
 from vioblk.config_space import ConfigField, read_snapshot, write_field
@@ -39,6 +38,7 @@ from vioblk.features import (
 from vioblk.memory import DmaMemory
 from vioblk.status import ANY_STATE, DeviceState, Status, allowed_in, refuse_after_fork
 from vioblk.transport.base import QueueAddresses, Transport
+from vioblk.weakly import weakly
 from vioblk.wording import counted
 
 __all__ = [
@@ -238,7 +238,7 @@ class VirtioDevice:
         if not self._listening:
             # Once only: to replace the callback is to wait for it, and it may wait for our lock.
             self._listening = True
-            self.transport.on_config_change(_weakly(self._on_config_change))
+            self.transport.on_config_change(weakly(self._on_config_change))
         self._advance(Status.DRIVER_OK, DeviceState.LIVE)
         for handle in self._queues.values():
             handle.bring_up()
@@ -648,15 +648,3 @@ class VirtioDevice:
         self.memory.close()
         self._transport = None
         self._stop_driver(self._reclaim_queues("the device was closed"))
-
-
-def _weakly(method: Callable[[], None]) -> Callable[[], None]:
-    """Calls `method` while its object lives, and does not keep it alive, as a thread would."""
-    reference = WeakMethod(method)
-
-    def call() -> None:
-        alive = reference()
-        if alive is not None:
-            alive()
-
-    return call

@@ -52,18 +52,6 @@ class EventWatcher:
             self._thread.join(JOIN_TIMEOUT_S)
 
 
-def weakly(method: Callable[[], None]) -> Callable[[], None]:
-    """Calls `method` while its object lives, and does not keep it alive, as a thread would."""
-    reference = weakref.WeakMethod(method)
-
-    def call() -> None:
-        alive = reference()
-        if alive is not None:
-            alive()
-
-    return call
-
-
 def _stop(stopper_fd: int, owner_pid: int) -> None:
     # A byte, and not the mere end of the pipe: a forked child holds its end open as well.
     if os.getpid() == owner_pid:

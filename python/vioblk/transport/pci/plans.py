@@ -17,7 +17,8 @@ from vioblk.pci.access import PciPlatform
 from vioblk.pci.layout import ISR_CONFIG, ISR_QUEUE, NO_VECTOR, RegisterLayout
 from vioblk.status import Status
 from vioblk.transport.pci.presence import Presence
-from vioblk.transport.watch import EventWatcher, weakly
+from vioblk.transport.watch import EventWatcher
+from vioblk.weakly import weakly
 from vioblk.wording import counted
 
 
@@ -85,18 +86,34 @@ class Plan(Protocol):
         """Give it up, for another plan or for good. `touch`: the function may be accessed."""
 
 
-class VectorPlan:
+class _MessagePlan:
+    """What the plans with MSI-X share: vectors, and a thread that watches the first."""
+
+    def __init__(self, function: Function) -> None:
+        self._function = function
+        self._fds: list[int] = []
+        self._watcher: EventWatcher | None = None
+
+    def stop(self, *, touch: bool) -> None:
+        """Switch MSI-X off, if the function may be accessed."""
+        if self._watcher is not None:
+            self._watcher.close()
+            self._watcher = None
+        if touch and self._fds:
+            _close_vectors(self._function)
+        self._fds = []
+
+
+class VectorPlan(_MessagePlan):
     """MSI-X: vector 0 for configuration changes, and a vector for each queue, or none for them."""
 
     def __init__(self, function: Function, *, queues: bool, lenient: bool) -> None:
+        super().__init__(function)
         self.mode = "msix" if queues else "config"
-        self._function = function
         self._queues = queues
         self._lenient = lenient
-        self._fds: list[int] = []
         self._wired: list[int] = []
         """Vectors that the device took for queues."""
-        self._watcher: EventWatcher | None = None
 
     @property
     def detail(self) -> str:
@@ -134,17 +151,8 @@ class VectorPlan:
                 return self._fds[vector]
         raise RefusedError(f"the device refused vector {candidates[0]} for queue {index}")
 
-    def stop(self, *, touch: bool) -> None:
-        """Switch MSI-X off, if the function may be accessed."""
-        if self._watcher is not None:
-            self._watcher.close()
-            self._watcher = None
-        if touch and self._fds:
-            _close_vectors(self._function)
-        self._fds = []
 
-
-class SharedPlan:
+class SharedPlan(_MessagePlan):
     """MSI-X: one vector for everything.
 
     Whoever waits for a queue hears it directly, and looks whether there is anything for him. A
@@ -155,9 +163,7 @@ class SharedPlan:
     detail = "MSI-X, one vector for all queues and for configuration changes"
 
     def __init__(self, function: Function) -> None:
-        self._function = function
-        self._fds: list[int] = []
-        self._watcher: EventWatcher | None = None
+        super().__init__(function)
         self._seen: tuple[int, int] | None = None
 
     def start(self) -> None:
@@ -194,15 +200,6 @@ class SharedPlan:
             return  # Those who wait see the hang-up.
         if self._seen is None or self._seen != before:
             self._function.on_config_change()
-
-    def stop(self, *, touch: bool) -> None:
-        """Switch MSI-X off, if the function may be accessed."""
-        if self._watcher is not None:
-            self._watcher.close()
-            self._watcher = None
-        if touch and self._fds:
-            _close_vectors(self._function)
-        self._fds = []
 
 
 class IntxPlan:

@@ -2,8 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
-from threading import RLock
-from typing import Final
 
 from vioblk._native import Doorbell
 from vioblk._native import Mapping as DmaMapping
@@ -16,14 +14,11 @@ from vioblk.pci.legacy import QUEUE_ALIGN
 from vioblk.pci.modern import ModernLayout
 from vioblk.status import Status
 from vioblk.transport.base import QueueAddresses, QueueWires, Transport
+from vioblk.transport.config_callback import ConfigCallback
 from vioblk.transport.pci.interrupts import InterruptChoice, InterruptMode, Interrupts
 from vioblk.transport.pci.plans import Function
 from vioblk.transport.pci.presence import Presence
 from vioblk.transport.pci.window_doorbell import WindowDoorbell
-from vioblk.transport.watch import weakly
-
-CALLBACK_TIMEOUT_S: Final = 1.0
-"""How long taking a callback away waits for a call that is under way."""
 
 
 class PciTransport(Transport):
@@ -59,8 +54,7 @@ class PciTransport(Transport):
         self._presence: Presence | None = None
         self._interrupts: Interrupts | None = None
         self._doorbells: dict[int, WindowDoorbell] = {}
-        self._callback: Callable[[], None] | None = None
-        self._callback_lock = RLock()
+        self._callback = ConfigCallback()
         self._closed = False
         try:
             self._choice = choose_layout(platform, interface, access=access)
@@ -81,7 +75,7 @@ class PciTransport(Transport):
             choice.layout,
             self._there,
             table_size,
-            weakly(self._config_changed),
+            self._callback.announce,
         )
         return Interrupts(function, mode)
 
@@ -182,15 +176,7 @@ class PciTransport(Transport):
 
     def on_config_change(self, callback: Callable[[], None] | None) -> None:
         """Call `callback` after each configuration change notification, on a thread for it."""
-        self._callback = callback
-        if callback is None and self._callback_lock.acquire(timeout=CALLBACK_TIMEOUT_S):
-            self._callback_lock.release()
-
-    def _config_changed(self) -> None:
-        with self._callback_lock:
-            callback = self._callback
-            if callback is not None:
-                callback()
+        self._callback.replace(callback)
 
     # Memory and queues
 

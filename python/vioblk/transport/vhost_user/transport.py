@@ -12,9 +12,7 @@ Source: the vhost-user protocol specification, published with QEMU.
 
 import contextlib
 import os
-import threading
 import time
-import weakref
 from collections.abc import Callable
 from typing import Final
 
@@ -22,6 +20,7 @@ from vioblk._native import Mapping
 from vioblk.errors import TransportError
 from vioblk.status import Status
 from vioblk.transport.base import QueueAddresses, QueueWires, Transport
+from vioblk.transport.config_callback import ConfigCallback
 from vioblk.transport.vhost_user.channel import BackendChannel
 from vioblk.transport.vhost_user.config import ConfigSpace
 from vioblk.transport.vhost_user.connection import DEFAULT_TIMEOUT_S, Connection, connect
@@ -44,9 +43,6 @@ ORDER_PLATFORM: Final = 36
 
 MAX_QUEUE_COUNT: Final = 65536
 """A queue index has 16 bits (VIRTIO 1.4, 4.1.4.3: queue_select)."""
-
-CALLBACK_TIMEOUT_S: Final = 1.0
-"""How long taking the callback off waits for a call that is under way."""
 
 DRAIN_TIMEOUT_S: Final = 4.0
 """Less than the 5 s that callers usually wait for a reset, so that they learn the reason."""
@@ -81,8 +77,7 @@ class VhostUserTransport(Transport):
         self._status = 0
         self._drain_timeout_s = drain_timeout_s
         self._reset_deadline: float | None = None
-        self._callback: Callable[[], None] | None = None
-        self._callback_lock = threading.RLock()
+        self._callback = ConfigCallback()
         self._queues: dict[int, VhostUserQueue] = {}
         self._channel: BackendChannel | None = None
         peer = f"the vhost-user back end at {path}"
@@ -122,7 +117,7 @@ class VhostUserTransport(Transport):
         self.maps_while_live = growable
         self._config = ConfigSpace(connection)
         if self._has(ProtocolFeature.BACKEND_REQ):
-            self._channel = BackendChannel(_weakly(self._config_changed))
+            self._channel = BackendChannel(self._callback.announce)
             with self._channel.backend_end as backend_end:
                 connection.tell(Request.SET_BACKEND_REQ_FD, fds=[backend_end.fileno()])
 
@@ -191,15 +186,7 @@ class VhostUserTransport(Transport):
 
     def on_config_change(self, callback: Callable[[], None] | None) -> None:
         """Without BACKEND_REQ, and with qemu-storage-daemon 7.2, no change is ever announced."""
-        self._callback = callback
-        if callback is None and self._callback_lock.acquire(timeout=CALLBACK_TIMEOUT_S):
-            self._callback_lock.release()
-
-    def _config_changed(self) -> None:
-        with self._callback_lock:
-            callback = self._callback
-            if callback is not None:
-                callback()
+        self._callback.replace(callback)
 
     # Status and reset.
 
@@ -298,15 +285,3 @@ class VhostUserTransport(Transport):
         with contextlib.suppress(OSError):
             for queue in self._queues.values():
                 queue.close()
-
-
-def _weakly(method: Callable[[], None]) -> Callable[[], None]:
-    """Calls `method` while its object lives, and does not keep it alive, as a thread would."""
-    reference = weakref.WeakMethod(method)
-
-    def call() -> None:
-        alive = reference()
-        if alive is not None:
-            alive()
-
-    return call
