@@ -46,7 +46,7 @@ MUTANTS: Final = (
     Mutant(
         name="two-drivers-have-one-device",
         violation="lets a second driver reach a device that is driven already",
-        function=f"{MACHINE}:_News.follow",
+        function="vioblk.transport.qemu.events:News.follow",
         old="return False",
         new="return True",
         test=f"{SCENARIO}::test_a_device_has_one_driver_at_a_time",
