@@ -1,7 +1,8 @@
 """The machines that QEMU's disk is tested in, and what is done to them beside driving the disk."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from itertools import cycle
 from pathlib import Path
 from typing import Final, NamedTuple, TypeVar
 
@@ -63,6 +64,17 @@ LEGACY_WAYS: Final = tuple(way for way in WAYS if way.legacy)
 def on(ways: tuple[Way, ...]) -> pytest.MarkDecorator:
     """Run a test, which takes `way`, on each of them."""
     return pytest.mark.parametrize("way", ways, ids=[way.name for way in ways])
+
+
+def alternating(name: str, values: Iterable[T], ways: tuple[Way, ...]) -> pytest.MarkDecorator:
+    """Run a test, which takes `way` and the other, with each value, on one of the ways in turn."""
+    return pytest.mark.parametrize(
+        (name, "way"),
+        [
+            pytest.param(value, way, id=f"{value}-{way.name}")
+            for value, way in zip(values, cycle(ways))
+        ],
+    )
 
 
 def blank_disk(directory: Path, size_bytes: int = CAPACITY_BYTES) -> Path:

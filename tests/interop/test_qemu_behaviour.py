@@ -68,7 +68,7 @@ def test_features_ok_is_refused_only_without_an_offered_access_platform(
         transport.close()
 
 
-@clause("INIT-09", "INIT-12")
+@clause("INIT-09")
 def test_a_refusal_is_a_clear_error() -> None:
     with pytest.raises(vioblk.NegotiationError, match="it cleared FEATURES_OK"):
         vioblk.open("qemu:null:1M?offer=access_platform&access_platform=off")
@@ -104,26 +104,21 @@ def test_an_unknown_type_is_unsupported(way: Way) -> None:
         assert request.data == b"\xee" * 512, "nothing was written"
 
 
-@pytest.mark.parametrize(
-    ("sector", "length_bytes"),
-    [
-        pytest.param(CAPACITY_SECTORS, 512, id="just-beyond"),
-        pytest.param(CAPACITY_SECTORS - 1, 1024, id="across-the-end"),
-        pytest.param((1 << 55) - 1, 512, id="far-beyond"),
-        pytest.param(0, 511, id="511-bytes"),
-    ],
-)
 @on(WAYS)
-def test_out_of_range_and_odd_lengths_are_io_errors(
-    tmp_path: Path, way: Way, sector: int, length_bytes: int
-) -> None:
+def test_out_of_range_and_odd_lengths_are_io_errors(tmp_path: Path, way: Way) -> None:
     image = numbered_disk(tmp_path)
     with raw_disk(f"qemu:{image}?{way.options}") as disk:
-        read = disk.request(RequestType.IN, sector, in_bytes=length_bytes)
-        write = disk.request(RequestType.OUT, sector, out=b"x" * length_bytes)
-        for request in (read, write):
-            disk.queue.run(request)
-            assert request.status == RequestStatus.IOERR
+        for sector, length_bytes in (
+            (CAPACITY_SECTORS, 512),
+            (CAPACITY_SECTORS - 1, 1024),
+            ((1 << 55) - 1, 512),
+            (0, 511),
+        ):
+            read = disk.request(RequestType.IN, sector, in_bytes=length_bytes)
+            write = disk.request(RequestType.OUT, sector, out=b"x" * length_bytes)
+            for request in (read, write):
+                disk.queue.run(request)
+                assert request.status == RequestStatus.IOERR, (sector, length_bytes)
     assert image.stat().st_size == CAPACITY_SECTORS * 512
     assert image.read_bytes()[:512] == content_of(0)
 
@@ -189,7 +184,6 @@ def test_messages_set_the_isr_as_well(way: Way) -> None:
 LATENCY_S = 0.1
 
 
-@clause("RESET-01", "PCI-COMMON-05")
 @on(WAYS)
 def test_a_reset_waits_for_requests_in_flight_and_fills_the_used_ring(way: Way) -> None:
     with raw_disk(f"qemu:null:1M?{way.options}&latency={LATENCY_S}") as disk:
@@ -280,18 +274,21 @@ def test_an_iothread_serves_what_it_was_not_notified_of(tmp_path: Path, way: Way
     with raw_disk(address) as disk:
         disk.platform.qmp("qom-set", path=THREAD, property="poll-max-ns", value=POLL_NS)
         # It polls longer each time that polling would have been worth it.
-        assert poll(lambda: asks_not_to_be_notified(disk))
-        before = disk.queue.raw.used_index
-        request = disk.request(RequestType.IN, 7, in_bytes=512)
-        disk.queue.publish(request)
-        disk.queue.reap()
-        assert disk.queue.raw.used_index == before + 1
-        assert (request.status, request.data) == (RequestStatus.OK, content_of(7))
+        assert poll(lambda: is_served_without_notification(disk))
 
 
-def asks_not_to_be_notified(disk: RawDisk) -> bool:
-    disk.queue.run(disk.request(RequestType.IN, in_bytes=512))
-    return bool(disk.queue.raw.used_flags == NO_NOTIFY)
+def is_served_without_notification(disk: RawDisk) -> bool:
+    """Make a request available, and notify the device unless it asks not to be."""
+    request = disk.request(RequestType.IN, 7, in_bytes=512)
+    disk.queue.publish(request)
+    # Python has no fence, which is needed here; what this does is more than one.
+    disk.platform.config.read(0, 2)
+    asked_not_to = bool(disk.queue.raw.used_flags == NO_NOTIFY)
+    if not asked_not_to:
+        disk.notify()
+    disk.queue.reap()
+    assert (request.status, request.data) == (RequestStatus.OK, content_of(7))
+    return asked_not_to
 
 
 @clause("SPLIT-KICK-03")

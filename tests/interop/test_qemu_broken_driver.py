@@ -6,14 +6,12 @@ time-outs help.
 
 from collections.abc import Callable
 
-import pytest
-
 from tests.interop.qemu_machines import (
     LEGACY_WAYS,
     MODERN_WAYS,
     WAIT_S,
     Way,
-    on,
+    alternating,
     poll,
     settle,
 )
@@ -111,8 +109,6 @@ BREACHES = {
     "table-next": publish_with(spoil_table_next),
 }
 
-EVERY_BREACH = pytest.mark.parametrize("breach", list(BREACHES))
-
 
 def breaching_driver(breach: str) -> RawDriver:
     ring_features = {Feature.INDIRECT_DESC} if breach.startswith("table") else set()
@@ -136,8 +132,7 @@ def check_that_a_reset_mends(disk: RawDisk) -> None:
     assert request.status == RequestStatus.OK
 
 
-@EVERY_BREACH
-@on(MODERN_WAYS)
+@alternating("breach", BREACHES, MODERN_WAYS)
 def test_a_modern_device_says_that_it_needs_a_reset(way: Way, breach: str) -> None:
     with raw_disk(f"qemu:null:1M?{way.options}", breaching_driver(breach)) as disk:
         commit(breach, disk)
@@ -149,8 +144,7 @@ def test_a_modern_device_says_that_it_needs_a_reset(way: Way, breach: str) -> No
         check_that_a_reset_mends(disk)
 
 
-@EVERY_BREACH
-@on(LEGACY_WAYS)
+@alternating("breach", BREACHES, LEGACY_WAYS)
 def test_a_legacy_device_says_nothing_and_does_nothing_any_more(way: Way, breach: str) -> None:
     with raw_disk(f"qemu:null:1M?{way.options}", breaching_driver(breach)) as disk:
         commit(breach, disk)
@@ -165,8 +159,7 @@ def test_a_legacy_device_says_nothing_and_does_nothing_any_more(way: Way, breach
         check_that_a_reset_mends(disk)
 
 
-@pytest.mark.parametrize("interrupts", ["msix", "shared", "config", "intx"])
-@on(MODERN_WAYS)
+@alternating("interrupts", ["msix", "shared", "config", "intx"], MODERN_WAYS)
 def test_a_driver_is_told_that_its_device_is_broken(way: Way, interrupts: str) -> None:
     with raw_disk(f"qemu:null:1M?{way.options}", interrupts=interrupts) as disk:
         queue = disk.queue

@@ -18,6 +18,7 @@ from tests.interop.qemu_machines import (
     WAIT_S,
     WAYS,
     Way,
+    alternating,
     content_of,
     numbered_disk,
     on,
@@ -99,12 +100,11 @@ def fail_and_recover(disk: BlockDevice, rule: ErrorRule) -> tuple[Callable[[], o
     return calls[rule.request], os.strerror(rule.errno)
 
 
+RULES = ("read:sector=7", "write:sector=7", "write:sector=7:errno=ENOSPC", "flush", "discard")
+
+
 @pytest.mark.parametrize("once", [False, True], ids=["always", "once"])
-@pytest.mark.parametrize(
-    "rule",
-    ["read:sector=7", "write:sector=7", "write:sector=7:errno=ENOSPC", "flush", "discard"],
-)
-@on(OLDEST_AND_NEWEST)
+@alternating("rule", RULES, OLDEST_AND_NEWEST)
 def test_an_io_error_fails_its_request_and_no_other(
     tmp_path: Path, way: Way, rule: str, once: bool
 ) -> None:

@@ -152,11 +152,12 @@ def check_that_another_works(platform: QemuPlatform) -> None:
         assert another.read(0, 512) == bytes(512)
 
 
+@pytest.mark.parametrize("interrupts", ["intx", "none"])
 @EACH_WAY_AND_RING
 def test_after_a_reset_of_the_machine_a_reset_of_the_disk_brings_it_back(
-    way: Way, ring: str
+    way: Way, ring: str, interrupts: str
 ) -> None:
-    address = f"qemu:null:1M?{way.options}&interrupts=none"
+    address = f"qemu:null:1M?{way.options}&interrupts={interrupts}"
     with vioblk.open(address, ring=ring, timeout_s=0.2) as disk:
         assert disk.read(0, 512) == bytes(512)
         machine = qemu_of(disk.device).machine
