@@ -65,6 +65,12 @@ class EntropyQueue:
         # Python has no fence before the look at what the device wants, so it is always notified.
         self._always_notify = ring == "reference"
         self._wires, self._hangup_fd = parts.wires, parts.hangup_fd
+        self._poller = select.epoll()
+        for fd in (self._wires.interrupt_fd, self._hangup_fd):
+            if fd is not None:
+                # Edges, as nobody reads the eventfd, and others may share it. Registered now: who
+                # waits while the transport is closed must not name a descriptor that has gone.
+                self._poller.register(fd, select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET)
         self._lock = Lock()
         self._aborted: str | None = None
         self._published = itertools.count(1)
@@ -112,23 +118,18 @@ class EntropyQueue:
         return written_bytes
 
     def _await(self, head: int, deadline: float, timeout_s: float) -> int:
-        with select.epoll() as poller:
-            for fd in (self._wires.interrupt_fd, self._hangup_fd):
-                if fd is not None:
-                    # Edges, as nobody reads the eventfd, and others may share it.
-                    poller.register(fd, select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET)
-            while True:
-                for done in self._reap():
-                    if done.head == head:
-                        return done.written_bytes
-                self._refuse_if_aborted()
-                left_s = deadline - time.monotonic()
-                if left_s <= 0:
-                    raise RequestTimeoutError(
-                        f"the device gave no random bytes within {timeout_s:g} s; it may still own "
-                        "the buffer"
-                    )
-                self._wait(poller, min(left_s, self._step_s))
+        while True:
+            for done in self._reap():
+                if done.head == head:
+                    return done.written_bytes
+            self._refuse_if_aborted()
+            left_s = deadline - time.monotonic()
+            if left_s <= 0:
+                raise RequestTimeoutError(
+                    f"the device gave no random bytes within {timeout_s:g} s; it may still own "
+                    "the buffer"
+                )
+            self._wait(min(left_s, self._step_s))
 
     @property
     def _step_s(self) -> float:
@@ -140,8 +141,8 @@ class EntropyQueue:
             return self._ring.reap()
         return self._ring.reap() or (self._ring.reap() if self._ring.arm() else [])
 
-    def _wait(self, poller: select.epoll, timeout_s: float) -> None:
-        for fd, events in poller.poll(timeout_s):
+    def _wait(self, timeout_s: float) -> None:
+        for fd, events in self._poller.poll(timeout_s):
             if fd == self._hangup_fd and events & (select.EPOLLHUP | select.EPOLLRDHUP):
                 self.abort("the device hung up")
 

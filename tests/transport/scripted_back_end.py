@@ -218,7 +218,8 @@ def no_descriptor_leak() -> Iterator[None]:
     if after != before:
         gc.collect()  # Slow, so only where something may still hang in a cycle.
         after = {each for each in _open_descriptors() if not _is_memory(each)}
-    assert after == before
+    # What was left in a cycle before, and has been collected inside, is no leak.
+    assert after <= before
 
 
 def open_memory() -> set[tuple[str, str]]:
