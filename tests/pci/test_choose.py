@@ -20,6 +20,7 @@ from tests.support.pci_model import (
 from vioblk.errors import TransportError
 from vioblk.pci.access import NotifyPlace, Registers
 from vioblk.pci.bars import read_bars
+from vioblk.pci.capabilities import MsixCapability, walk
 from vioblk.pci.choose import Interface, choose_layout
 from vioblk.pci.legacy import LegacyLayout
 from vioblk.pci.modern import ModernLayout
@@ -69,6 +70,22 @@ def test_a_device_without_virtio_capabilities_is_driven_by_the_legacy_interface(
     choice = choose_layout(legacy())
     assert isinstance(choice.layout, LegacyLayout)
     assert "no virtio capability" in choice.reason
+
+
+@clause("PCI-LEG-03")
+@pytest.mark.parametrize("enabled", [False, True])
+def test_a_legacy_device_whose_msix_was_left_enabled_has_its_configuration_further_back(
+    enabled: bool,
+) -> None:
+    space = legacy_space(vector_count=4)
+    control = walk(space).first_of(MsixCapability)
+    assert control is not None
+    space.data[control.control_offset + 1] |= 0x80 if enabled else 0
+    registers = LegacyModel(config=b"\xc0\xf1" + bytes(38))
+    registers.msix_enabled = enabled
+    choice = choose_layout(ModelPlatform(space, {0: registers}))
+    assert choice.layout.read_config(0, 2) == b"\xc0\xf1"
+    assert registers.writes() == []
 
 
 @clause("PCI-DETECT-01", "PCI-DETECT-02")

@@ -331,6 +331,18 @@ def test_a_device_that_reads_as_all_ones_has_gone_and_is_left_alone(reach: Reach
     assert function.platform.bus_master == bus_master
 
 
+def test_a_device_that_reads_as_zeros_has_gone_too(reach: Reach) -> None:
+    function = ModernFunction()
+    transport = reach(function.platform)
+    function.common.status = 0
+    assert transport.read_status() == 0
+    assert isinstance(function.platform.config, ModelSpace)
+    function.platform.config.data[:] = bytes(function.platform.config.length)
+    with pytest.raises(DeviceGoneError, match="was it unplugged"):
+        transport.read_status()
+    assert hung_up(transport)
+
+
 @pytest.mark.parametrize(
     "look",
     [

@@ -78,7 +78,7 @@ class _Chooser:
         config = platform.config
         header = read_header(config)
         if header is None:
-            raise TransportError("no PCI function answers there: its vendor ID reads as all ones")
+            raise TransportError("no PCI function answers there: its vendor ID reads as all ones or 0")
         identity = identify(header)
         if isinstance(identity, NotVirtio):
             raise TransportError(f"this is no virtio device: {identity.reason}")
@@ -142,7 +142,11 @@ class _Chooser:
                 "the legacy interface cannot be used: its registers are in BAR "
                 f"{LEGACY_BAR}, which cannot be reached: {self._registers[LEGACY_BAR]}"
             )
-        return self._choice(LegacyLayout(registers), f"legacy interface: {reason}")
+        layout = LegacyLayout(registers)
+        msix = self._capabilities.msix
+        if msix is not None and msix.enabled:  # By whoever drove it before.
+            layout.set_msix_enabled(True)
+        return self._choice(layout, f"legacy interface: {reason}")
 
     def _why_not_legacy(self) -> str | None:
         if self._access == "window":

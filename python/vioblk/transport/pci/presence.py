@@ -6,14 +6,10 @@ import socket
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Final
 
 from vioblk.errors import DeviceGoneError, StateError
 from vioblk.pci.access import PciPlatform
-
-VENDOR_ID: Final = 0x00
-NO_VENDOR: Final = 0xFFFF
-"""What the vendor ID reads as where no function answers (PCI Local Bus 3.0, 6.1)."""
+from vioblk.pci.header import ABSENT_VENDORS, VENDOR_OFFSET
 
 
 class Presence:
@@ -63,7 +59,7 @@ class Presence:
         return value
 
     def _look(self) -> None:
-        if self._config.read(VENDOR_ID, 2) == NO_VENDOR:
+        if self._config.read(VENDOR_OFFSET, 2) in ABSENT_VENDORS:
             raise DeviceGoneError(
                 f"{self._address}: the device has gone: its registers and its vendor ID read as "
                 "if nothing were there; was it unplugged?"
