@@ -78,7 +78,9 @@ class _Chooser:
         config = platform.config
         header = read_header(config)
         if header is None:
-            raise TransportError("no PCI function answers there: its vendor ID reads as all ones or 0")
+            raise TransportError(
+                "no PCI function answers there: its vendor ID reads as all ones or 0"
+            )
         identity = identify(header)
         if isinstance(identity, NotVirtio):
             raise TransportError(f"this is no virtio device: {identity.reason}")
