@@ -77,8 +77,8 @@ class EntropyScript(Script):
 
     def hang_up(self) -> None:
         """As a device does whose process has ended."""
-        os.close(self._hanger)
-        self._hanger = -1
+        hanger, self._hanger = self._hanger, -1
+        os.close(hanger)  # From here on others go on, and may close this device.
 
     def close(self) -> None:
         if not self.closed:
