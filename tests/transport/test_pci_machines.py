@@ -78,10 +78,11 @@ def resize(disk: BlockDevice, size_bytes: int) -> None:
 
 
 def assert_no_violation(disk: BlockDevice) -> None:
-    """The software device's registers say what was done to them that may not be."""
+    """The software device says what was done to its registers and to its configuration space that
+    may not be."""
     transport = transport_of(disk)
     if isinstance(transport, SoftwarePciTransport):
-        assert transport.face.violations == []
+        assert (transport.face.violations, transport.config.violations) == ([], [])
 
 
 @clause("PCI-CFGINT-01", "PCI-LEG-01", "PCI-LEG-03")
