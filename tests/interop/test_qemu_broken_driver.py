@@ -75,10 +75,10 @@ def empty_the_second(queue: RawQueue, head: int) -> None:
 
 def turn_around(queue: RawQueue, head: int) -> None:
     """What the device writes comes first."""
-    address, length, flags, next_index = queue.raw.read_descriptor(head)
-    queue.raw.write_descriptor(head, address, length, flags | WRITE, next_index)
-    address, length, flags, next_index = queue.raw.read_descriptor(next_index)
-    queue.raw.write_descriptor(1, address, length, flags & ~WRITE, next_index)
+    address, length, flags, second = queue.raw.read_descriptor(head)
+    queue.raw.write_descriptor(head, address, length, flags | WRITE, second)
+    address, length, flags, next_index = queue.raw.read_descriptor(second)
+    queue.raw.write_descriptor(second, address, length, flags & ~WRITE, next_index)
 
 
 def spoil_table_length(queue: RawQueue, head: int) -> None:
