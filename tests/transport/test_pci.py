@@ -444,6 +444,7 @@ def test_closing_is_idempotent_and_gives_everything_back() -> None:
         transport.close()
         transport.close()
         assert function.platform.closed == 1
+        assert transport.hangup_fd is None
         with pytest.raises(StateError, match="model:0 was closed"):
             transport.read_status()
 
@@ -463,6 +464,28 @@ def test_one_that_is_forgotten_ends_its_threads(interrupts: InterruptMode) -> No
         thread.join(WAIT_S)
         assert not thread.is_alive()
     function.platform.close()
+
+
+@pytest.mark.parametrize("answers_again", [False, True])
+def test_a_machine_that_did_not_answer_is_not_asked_again_at_closing(
+    reach: Reach, answers_again: bool
+) -> None:
+    function = reach()
+    start(function.transport)
+    function.platform.bus_master.clear()
+    layout = function.transport.layout
+
+    def say_nothing() -> int:
+        raise TransportError("no answer within 10 s")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(layout, "read_status", say_nothing)
+        with pytest.raises(TransportError, match="no answer"):
+            function.transport.read_status()
+    if answers_again:
+        function.transport.read_status()
+    function.transport.close()
+    assert function.platform.bus_master == ([False] if answers_again else [])
 
 
 def test_a_platform_that_fails_does_not_keep_the_rest_from_ending() -> None:

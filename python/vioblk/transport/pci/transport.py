@@ -233,7 +233,10 @@ class PciTransport(Transport):
         if self._closed:
             return
         self._closed = True
-        present = self._presence is not None and not self._presence.gone
+        self.hangup_fd = None  # Its number may soon be another file's.
+        presence = self._presence
+        # A machine that did not answer is not asked again: each access may take its whole time.
+        present = presence is not None and not (presence.gone or presence.silent)
         with ExitStack() as ends:
             # Backwards, and each whatever becomes of the others.
             ends.callback(self._platform.close)
