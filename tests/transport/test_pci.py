@@ -468,24 +468,26 @@ def test_one_that_is_forgotten_ends_its_threads(interrupts: InterruptMode) -> No
 
 @pytest.mark.parametrize("answers_again", [False, True])
 def test_a_machine_that_did_not_answer_is_not_asked_again_at_closing(
-    reach: Reach, answers_again: bool
+    reach: Reach, monkeypatch: pytest.MonkeyPatch, answers_again: bool
 ) -> None:
-    function = reach()
-    start(function.transport)
-    function.platform.bus_master.clear()
-    layout = function.transport.layout
+    function = ModernFunction()
+    transport = reach(function.platform)
+    transport.write_status(0xF)
 
     def say_nothing() -> int:
         raise TransportError("no answer within 10 s")
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(layout, "read_status", say_nothing)
+    with monkeypatch.context() as patch:
+        patch.setattr(transport.layout, "read_status", say_nothing)
         with pytest.raises(TransportError, match="no answer"):
-            function.transport.read_status()
+            transport.read_status()
     if answers_again:
-        function.transport.read_status()
-    function.transport.close()
-    assert function.platform.bus_master == ([False] if answers_again else [])
+        transport.read_status()
+    accesses = len(function.common.log)
+    transport.close()
+    assert function.platform.bus_master == ([True, False] if answers_again else [True])
+    assert answers_again or len(function.common.log) == accesses
+    assert function.platform.closed == 1
 
 
 def test_a_platform_that_fails_does_not_keep_the_rest_from_ending() -> None:

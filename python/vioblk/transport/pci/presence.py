@@ -7,7 +7,7 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from vioblk.errors import DeviceGoneError, StateError
+from vioblk.errors import DeviceGoneError, StateError, TransportError
 from vioblk.pci.access import PciPlatform
 from vioblk.pci.header import ABSENT_VENDORS, VENDOR_OFFSET
 
@@ -25,6 +25,7 @@ class Presence:
         self._address = address
         self._ended: str | None = None
         self._closed = False
+        self._silent = False
         sockets = _sockets(platform.hangup_fd)
         self._socket = sockets[0]
         self._free = weakref.finalize(self, _close_all, sockets)
@@ -39,6 +40,12 @@ class Presence:
         """Whether the function is known to have gone, here or by the platform."""
         return self._ended is not None or self._closed or self._hung_up()
 
+    @property
+    def silent(self) -> bool:
+        """Whether the last access failed without the function having gone: the machine did not
+        answer in time, and each further access may take as long."""
+        return self._silent
+
     @contextmanager
     def access(self) -> Iterator[None]:
         """Access the function. Raises DeviceGoneError if it has gone, StateError after `close`."""
@@ -48,6 +55,10 @@ class Presence:
         except DeviceGoneError as error:
             self._mark(str(error))
             raise
+        except TransportError:
+            self._silent = True
+            raise
+        self._silent = False
 
     def judge(self, value: int, length_bytes: int, *, zero_too: bool = False) -> int:
         """`value`, which was read with `length_bytes`, if the function is there.
