@@ -84,9 +84,9 @@ def test_what_belongs_to_no_structure_is_not_touched(bar: int, offset: int, widt
     if inside:
         window.read(bar, offset, width)
         return
-    with pytest.raises(ValueError, match="do not lie within a virtio structure"):
+    with pytest.raises(ValueError, match="does not lie within a virtio structure"):
         window.read(bar, offset, width)
-    with pytest.raises(ValueError, match="do not lie within a virtio structure"):
+    with pytest.raises(ValueError, match="does not lie within a virtio structure"):
         window.write(bar, offset, width, 0)
     assert space.log == []
 
@@ -113,7 +113,7 @@ def test_no_access_gets_by_that_is_not_allowed(
     if bar == ISR.bar and (offset, width) == (ISR.offset, 1):
         return
     if not allowed:
-        with pytest.raises(ValueError, match="bytes"):
+        with pytest.raises(ValueError, match=r"an access of|written with 1, 2 or 4 bytes"):
             window.write(bar, offset, width, 0) if write else window.read(bar, offset, width)
         assert space.log == []
     elif write:
@@ -125,7 +125,7 @@ def test_no_access_gets_by_that_is_not_allowed(
 
 def test_a_value_that_does_not_fit_is_not_written() -> None:
     space = space_of(RecordingRegisters(0x40))
-    with pytest.raises(ValueError, match="0x100 does not fit in 1 bytes"):
+    with pytest.raises(ValueError, match="0x100 does not fit in 1 byte$"):
         window_over(space).write(4, 0x1000, 1, 0x100)
     assert space.log == []
 

@@ -1,6 +1,7 @@
 """The device configuration as both register layouts reach it: a run of registers."""
 
 from vioblk.pci.access import Registers
+from vioblk.wording import counted
 
 FIELD_WIDTHS = (1, 2, 4, 8)
 
@@ -41,8 +42,8 @@ class DeviceConfigRegisters:
         registers = self._registers
         if registers is None or offset + len(data) > registers.length:
             raise ValueError(
-                f"{len(data)} bytes at offset {offset:#x} cannot be written: the device "
-                f"configuration has {self.length} bytes"
+                f"a field of {counted(len(data), 'byte')} at offset {offset:#x} cannot be written: "
+                f"the device configuration has {counted(self.length, 'byte')}"
             )
         width = min(len(data), 4)
         for at in range(0, len(data), width):
@@ -54,4 +55,6 @@ def _check_field(offset: int, length_bytes: int) -> None:
     if length_bytes not in FIELD_WIDTHS:
         raise ValueError(f"a field has 1, 2, 4 or 8 bytes, not {length_bytes}")
     if offset < 0 or offset % min(length_bytes, 4):
-        raise ValueError(f"a field of {length_bytes} bytes at offset {offset:#x} is not aligned")
+        raise ValueError(
+            f"a field of {counted(length_bytes, 'byte')} at offset {offset:#x} is not aligned"
+        )

@@ -3,6 +3,7 @@
 from typing import final
 
 from vioblk.pci.access import Registers
+from vioblk.wording import counted
 
 
 def check_access(offset: int, width: int, length: int) -> None:
@@ -13,8 +14,15 @@ def check_access(offset: int, width: int, length: int) -> None:
         raise ValueError(f"an access of {width} bytes at offset {offset:#x} is not aligned")
     if not 0 <= offset <= length - width:
         raise ValueError(
-            f"an access of {width} bytes at offset {offset:#x} is beyond the {length} bytes there"
+            f"an access of {counted(width, 'byte')} at offset {offset:#x} is beyond the "
+            f"{counted(length, 'byte')} there"
         )
+
+
+def check_value(value: int, width: int) -> None:
+    """Raise ValueError unless `value` fits in `width` bytes."""
+    if not 0 <= value < 1 << 8 * width:
+        raise ValueError(f"{value:#x} does not fit in {counted(width, 'byte')}")
 
 
 @final
@@ -28,8 +36,8 @@ class RegisterPart:
     def __init__(self, registers: Registers, offset: int, length: int) -> None:
         if offset < 0 or length < 0 or offset + length > registers.length:
             raise ValueError(
-                f"{length} bytes at offset {offset:#x} do not lie within the {registers.length} "
-                "bytes there"
+                f"{length} bytes at offset {offset:#x} do not lie within the "
+                f"{counted(registers.length, 'byte')} there"
             )
         self._registers = registers
         self._offset = offset

@@ -7,8 +7,9 @@ from threading import Lock
 from typing import final
 
 from vioblk.pci.access import ConfigSpace
-from vioblk.pci.registers import check_access
+from vioblk.pci.registers import check_access, check_value
 from vioblk.pci.virtio_capabilities import ConfigWindow, Structure
+from vioblk.wording import counted
 
 
 class PciCfgWindow:
@@ -46,8 +47,7 @@ class PciCfgWindow:
     def write(self, bar: int, offset: int, width: int, value: int) -> None:
         """The same, written. Raises as `read`, and ValueError if `value` does not fit."""
         self._check(bar, offset, width)
-        if not 0 <= value < 1 << 8 * width:
-            raise ValueError(f"{value:#x} does not fit in {width} bytes")
+        check_value(value, width)
         with self._lock:
             self._aim(bar, offset, width)
             self._config.write(self._window.data_offset, width, value)
@@ -59,8 +59,8 @@ class PciCfgWindow:
             if each.bar == bar and each.offset <= offset and offset + width <= end:
                 return
         raise ValueError(
-            f"{width} bytes at offset {offset:#x} of BAR {bar} do not lie within a virtio "
-            "structure, and the window is for these only"
+            f"an access of {counted(width, 'byte')} at offset {offset:#x} of BAR {bar} does not "
+            "lie within a virtio structure, and the window is for these only"
         )
 
     def _aim(self, bar: int, offset: int, width: int) -> None:

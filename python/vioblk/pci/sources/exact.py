@@ -2,6 +2,9 @@
 
 from typing import Final
 
+from vioblk.pci.registers import check_value
+from vioblk.wording import counted
+
 WIDTHS: Final = (1, 2, 4)
 CONVENTIONAL_LENGTH: Final = 256
 EXPRESS_LENGTH: Final = 4096
@@ -12,14 +15,13 @@ def check_read(offset: int, width: int) -> None:
     if width not in WIDTHS:
         raise ValueError(f"configuration space is accessed by 1, 2 or 4 bytes, not {width}")
     if offset < 0 or offset % width:
-        raise ValueError(f"an access of {width} bytes cannot be at offset {offset:#x}")
+        raise ValueError(f"an access of {counted(width, 'byte')} cannot be at offset {offset:#x}")
 
 
 def check_write(offset: int, width: int, value: int, length: int) -> None:
     """As `check_read`; also what is written has to fit, and to lie in the space."""
     check_read(offset, width)
-    if not 0 <= value < 1 << 8 * width:
-        raise ValueError(f"{value:#x} does not fit in {width} bytes")
+    check_value(value, width)
     if offset + width > length:
         raise ValueError(f"offset {offset:#x} is beyond the {length} bytes of this space")
 

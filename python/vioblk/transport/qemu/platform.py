@@ -13,7 +13,7 @@ from vioblk.pci.bars import Bar
 from vioblk.pci.capabilities import walk
 from vioblk.pci.command import Command, change_command
 from vioblk.pci.msix import MsixTable
-from vioblk.pci.registers import check_access
+from vioblk.pci.registers import check_access, check_value
 from vioblk.transport.qemu.controls import DeviceControls
 from vioblk.transport.qemu.interrupts import IntxLine
 from vioblk.transport.qemu.machine import Machine
@@ -197,8 +197,7 @@ class BarRegisters:
     def write(self, offset: int, width: int, value: int) -> None:
         """See `Registers.write`."""
         check_access(offset, width, self._length)
-        if not 0 <= value < 1 << 8 * width:
-            raise ValueError(f"{value:#x} does not fit in {width} bytes")
+        check_value(value, width)
         self._presence.check()
         self._write(self._address + offset, width, value)
 
