@@ -163,7 +163,7 @@ def test_every_width_writes_just_its_bytes(writable: ConfigSpace) -> None:
 def test_a_write_of_another_shape_is_refused(
     writable: ConfigSpace, offset: int, width: int, value: int
 ) -> None:
-    with pytest.raises(ValueError, match="bytes?"):
+    with pytest.raises(ValueError, match=r"bytes?"):
         writable.write(offset, width, value)
 
 

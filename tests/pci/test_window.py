@@ -125,7 +125,7 @@ def test_no_access_gets_by_that_is_not_allowed(
 
 def test_a_value_that_does_not_fit_is_not_written() -> None:
     space = space_of(RecordingRegisters(0x40))
-    with pytest.raises(ValueError, match="0x100 does not fit in 1 byte$"):
+    with pytest.raises(ValueError, match=r"0x100 does not fit in 1 byte$"):
         window_over(space).write(4, 0x1000, 1, 0x100)
     assert space.log == []
 
