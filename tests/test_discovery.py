@@ -159,6 +159,11 @@ UNUSABLE: Final = [
         MODERN_RESOURCE,
         "and no legacy one: BAR 0 is no I/O BAR",
     ),
+    (
+        bytes(endpoint(device=0x1001, capabilities=chained(COMMON, NOTIFY)).data),
+        TRANSITIONAL_RESOURCE,
+        "no usable modern interface: no usable ISR status",
+    ),
     (dump_bytes("modern_1042"), MODERN_RESOURCE, NO_WAY),
 ]
 

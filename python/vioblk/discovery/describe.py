@@ -101,9 +101,10 @@ def _interface(virtio: Identity, space: _Space) -> _Interface:
     legacy = virtio.transitional and registers is not None and registers.kind == "io"
     if why_not_modern is None:
         return _Interface("transitional" if legacy else "modern")
-    if legacy:
-        return _Interface("legacy")
     reason = f"no usable modern interface: {why_not_modern}"
+    if legacy:
+        # Not what a device with virtio capabilities is meant to be driven by: only on request.
+        return _Interface("legacy", Obstacle(reason) if space.structures.present else None)
     if virtio.transitional:
         reason += "; and no legacy one: BAR 0 is no I/O BAR"
     return _Interface(None, Obstacle(reason))
