@@ -1,5 +1,7 @@
 """Which interface a device is driven by, how its registers are reached, and why not."""
 
+import threading
+
 import pytest
 
 from tests.clauses import clause
@@ -14,6 +16,7 @@ from tests.support.pci_model import (
     ModernModel,
     Mosaic,
     RecordingRegisters,
+    WindowSpace,
     legacy_space,
     modern_space,
 )
@@ -24,6 +27,7 @@ from vioblk.pci.capabilities import MsixCapability, walk
 from vioblk.pci.choose import Interface, choose_layout
 from vioblk.pci.legacy import LegacyLayout
 from vioblk.pci.modern import ModernLayout
+from vioblk.pci.virtio_capabilities import parse
 
 MULTIPLIER = (4).to_bytes(4, "little")
 
@@ -175,6 +179,29 @@ def test_the_window_is_used_for_everything_on_request() -> None:
     assert choice.reason.endswith(
         "common configuration, notifications, ISR status, device configuration"
     )
+
+
+def test_a_doorbell_keeps_out_of_an_access_to_another_structure() -> None:
+    """The window is aimed in several steps, and whoever came between would be aimed elsewhere."""
+
+    class Interrupted(WindowSpace):
+        def write(self, offset: int, width: int, value: int) -> None:
+            super().write(offset, width, value)
+            if offset == self.offset_at and threading.current_thread() is threading.main_thread():
+                thread.start()
+                thread.join(0.1)  # It is at the lock, where nothing tells of it.
+
+    plain = modern_space()
+    (capability,) = parse(plain, walk(plain), read_bars(plain)).pci_cfg
+    behind = {4: (0, modern_bar(ModernModel(queues=3)))}
+    space = Interrupted(bytes(plain.data), capability.capability_offset, behind)
+    choice = choose_layout(ModelPlatform(space, {}))
+    window = choice.notify_window
+    assert window is not None
+    thread = threading.Thread(target=window.write, args=(4, NOTIFY_AT, 2, 1))
+    assert choice.layout.queue_count() == 3
+    thread.join()
+    assert space.log[-1] == ("write", space.data_at, 2, 1)
 
 
 def test_without_a_window_what_cannot_be_reached_is_refused() -> None:

@@ -133,7 +133,7 @@ def test_a_device_that_was_reset_is_heard_again(open_disk: Open, machine: str) -
 
 @clause("PCI-CFGACC-01", "PCI-CFGACC-02", "PCI-CFGACC-03")
 @pytest.mark.parametrize("machine", ["software", "modern", "root-port"])
-@pytest.mark.parametrize("interrupts", ["auto", "intx"])
+@pytest.mark.parametrize("interrupts", ["auto", "shared", "intx"])
 def test_a_device_is_driven_through_the_window_alone(
     open_disk: Open, machine: str, interrupts: str
 ) -> None:

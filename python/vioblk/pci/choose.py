@@ -90,6 +90,7 @@ class _Chooser:
         """By BAR; the reason where it cannot be reached."""
         self._bars = read_bars(config)
         self._virtio = self._parse()
+        self._window = self._make_window()
 
     def _parse(self) -> VirtioCapabilities:
         """The virtio capabilities, checked against the lengths of the BARs that they name."""
@@ -185,7 +186,7 @@ class _Chooser:
         reason = "modern interface: the device has virtio capabilities"
         if by_window:
             reason += f"; by the window of the configuration space: {', '.join(by_window)}"
-        return self._choice(layout, reason, self._window() if notify.by_window else None)
+        return self._choice(layout, reason, self._window if notify.by_window else None)
 
     def _legacy_advice(self) -> str:
         if self._why_not_legacy() is None:
@@ -204,7 +205,7 @@ class _Chooser:
                 if registers is not None:
                     return _Reached(structure, registers, by_window=False)
         structure = candidates[0]
-        window = None if self._access == "bar" else self._window()
+        window = None if self._access == "bar" else self._window
         if window is None:
             why = self._why_out_of_reach(candidates)
             raise TransportError(
@@ -218,7 +219,9 @@ class _Chooser:
             return None
         return RegisterPart(registers, structure.offset, structure.length)
 
-    def _window(self) -> PciCfgWindow | None:
+    def _make_window(self) -> PciCfgWindow | None:
+        """One for all structures and the doorbells: an access is several steps, which one lock has
+        to keep together."""
         if not self._virtio.pci_cfg:
             return None
         return PciCfgWindow(
