@@ -23,10 +23,18 @@ MUTANTS: Final = (
     Mutant(
         name="qemu-late-answer",
         violation="takes the late answer to one register access for that of the next",
-        function=f"{PACKAGE}.qtest:_Turn.__exit__",
-        old="qtest._in_step = error is None",
-        new="qtest._in_step = True",
+        function=f"{PACKAGE}.qtest:Qtest._take_turn",
+        old="self._in_step = False",
+        new="self._in_step = True",
         test=f"{QTEST_TESTS}::test_a_late_answer_is_not_taken_for_that_of_the_next_command",
+    ),
+    Mutant(
+        name="lock-left-taken",
+        violation="lets an exception come between taking a lock and knowing of it",
+        function="vioblk.locks:acquire",
+        old="held.extend(map(lock.acquire, (True,), (timeout_s,)))",
+        new="held.append(lock.acquire(True, timeout_s))",
+        test="tests/test_locks.py::test_an_exception_of_a_signal_handler_leaves_no_lock_taken",
     ),
     Mutant(
         name="qemu-one-vector-for-all",

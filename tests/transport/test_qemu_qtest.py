@@ -9,6 +9,7 @@ from queue import Queue
 import pytest
 
 import vioblk
+from tests.support.interruptions import interrupter
 from tests.test_fork import in_child
 from vioblk.transport.qemu.qtest import UNREAD_MAX, Qtest
 
@@ -222,3 +223,15 @@ def test_a_forked_child_may_not_use_it(ends: tuple[Qtest, Peer]) -> None:
 
     in_child(use)
     assert sent(peer) == []
+
+
+def test_an_exception_of_a_signal_handler_costs_its_call_and_nothing_else(
+    ends: tuple[Qtest, Peer],
+) -> None:
+    """At whatever moment it comes, those that follow are not kept out, and get their answers."""
+    qtest, peer = ends
+    peer.answer = lambda command: f"OK {command.split()[1]}\n".encode()
+    with interrupter() as interruptions:
+        for port in range(1, 1001):
+            interruptions.interrupt(lambda: qtest.read_port(0, 1))
+            assert qtest.read_port(port, 1) == port

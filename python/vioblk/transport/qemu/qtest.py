@@ -11,10 +11,10 @@ from collections import deque
 from collections.abc import Callable
 from itertools import count
 from threading import Lock
-from types import TracebackType
-from typing import Final
+from typing import Final, TypeVar
 
 from vioblk.errors import DeviceGoneError, ForkedError, ProtocolError, TransportError
+from vioblk.locks import acquire
 
 PORT_READ: Final = {1: "inb", 2: "inw", 4: "inl"}
 PORT_WRITE: Final = {1: "outb", 2: "outw", 4: "outl"}
@@ -25,6 +25,8 @@ UNREAD_MAX: Final = 64
 """Answers to posted commands that wait in the socket. QEMU stands still once it is full."""
 
 REPLY_TIMEOUT_S: Final = 10.0
+
+T = TypeVar("T")
 
 OUR_ERRORS: Final = (BlockingIOError, TimeoutError)
 
@@ -81,11 +83,14 @@ class Qtest:
 
     def post(self, command: str) -> None:
         """Send a command, and do not wait until it has been carried out."""
-        with _Turn(self):
+
+        def work() -> None:
             if self._unread >= UNREAD_MAX:
                 self._skip_unread()
             self._send(command)
             self._unread += 1
+
+        self._take_turn(work)
 
     def listen_to_interrupts(self, call: Callable[[int, bool], None]) -> None:
         """`call` with number and level of each input of the I/O APIC that changes.
@@ -102,7 +107,8 @@ class Qtest:
 
     def poll(self) -> None:
         """Deliver the interrupts that have arrived, without waiting for any."""
-        with _Turn(self):
+
+        def work() -> None:
             try:
                 self._receive(socket.MSG_DONTWAIT)
             except BlockingIOError:
@@ -111,6 +117,8 @@ class Qtest:
             while self._lines and self._unread:
                 self._lines.popleft()
                 self._unread -= 1
+
+        self._take_turn(work)
 
     def close(self) -> None:
         """Hang up. Idempotent."""
@@ -126,15 +134,49 @@ class Qtest:
 
     def _command(self, command: str) -> list[str]:
         """The words of the answer after OK."""
-        with _Turn(self):
+
+        def work() -> bytes:
             self._send(command)
             self._skip_unread()
-            answer = self._next_answer()
-        text = answer.decode(errors="replace")
+            return self._next_answer()
+
+        text = self._take_turn(work).decode(errors="replace")
         first, *words = text.split() or [""]
         if first != "OK":
             raise ProtocolError(f"QEMU answered {command!r} with {text!r}")
         return words
+
+    def _take_turn(self, work: Callable[[], T]) -> T:
+        """Do `work` while nobody else uses the connection; says in the package's terms what went
+        wrong."""
+        if os.getpid() != self._owner_pid:
+            raise ForkedError("this QEMU was started by the parent process")
+        held: list[bool] = []
+        try:
+            if not acquire(self._lock, self._timeout_s, held):
+                raise TimeoutError
+            if self._closed:
+                raise EOFError
+            if not self._in_step:
+                self._get_in_step()
+            # And on again only at the end, as an exception may come from a signal at any moment.
+            self._in_step = False
+            result = work()
+            self._in_step = True
+        except OUR_ERRORS:
+            reason = TransportError(
+                f"QEMU has not answered for {self._timeout_s:g} s; is it stopped, or waiting for "
+                "slow requests?"
+            )
+        except (EOFError, OSError):
+            reason = None
+        else:
+            return result
+        finally:
+            if True in held:
+                self._lock.release()
+        # Without the lock, as it waits.
+        raise reason or DeviceGoneError(self._explain_end()) from None
 
     def _skip_unread(self) -> None:
         while self._unread:
@@ -179,49 +221,6 @@ class Qtest:
             pass
         self._unread = 0
         self._in_step = True
-
-
-class _Turn:
-    """One call's time with the connection; says in the package's terms what went wrong in it."""
-
-    def __init__(self, qtest: Qtest) -> None:
-        self._qtest = qtest
-
-    def __enter__(self) -> None:
-        qtest = self._qtest
-        if os.getpid() != qtest._owner_pid:
-            raise ForkedError("this QEMU was started by the parent process")
-        if not qtest._lock.acquire(timeout=qtest._timeout_s):
-            raise self._late()
-        try:
-            if qtest._closed:
-                raise EOFError
-            if not qtest._in_step:
-                qtest._get_in_step()
-            qtest._in_step = False
-        except BaseException as error:
-            self.__exit__(type(error), error, None)
-            raise
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        qtest = self._qtest
-        qtest._in_step = error is None
-        qtest._lock.release()
-        if isinstance(error, OUR_ERRORS):
-            raise self._late() from None
-        if isinstance(error, (EOFError, OSError)) and not isinstance(error, TransportError):
-            raise DeviceGoneError(qtest._explain_end()) from None
-
-    def _late(self) -> TransportError:
-        return TransportError(
-            f"QEMU has not answered for {self._qtest._timeout_s:g} s; is it stopped, or waiting "
-            "for slow requests?"
-        )
 
 
 def _bound_calls(connection: socket.socket, timeout_s: float) -> None:

@@ -1,0 +1,52 @@
+"""An exception of a signal handler at every moment of a call."""
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Final
+
+STEP_S: Final = 1e-6
+LONGEST_S: Final = 200e-6
+
+
+class Interruption(Exception):
+    """As KeyboardInterrupt, but nobody else's."""
+
+
+class Interrupter:
+    """Interrupts the main thread, a little later each time."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._wanted = False
+        self._delay_s = STEP_S
+
+    def on_signal(self, *_: object) -> None:
+        """The handler."""
+        if self._wanted:
+            self._wanted = False
+            self.count += 1
+            raise Interruption
+
+    def interrupt(self, call: Callable[[], object]) -> None:
+        """Make the call again and again, until it is interrupted."""
+        self._delay_s = self._delay_s % LONGEST_S + STEP_S
+        try:
+            self._wanted = True
+            signal.setitimer(signal.ITIMER_REAL, self._delay_s)
+            while True:
+                call()
+        except Interruption:
+            pass
+
+
+@contextmanager
+def interrupter() -> Iterator[Interrupter]:
+    """Until the end of the block, SIGALRM is its own."""
+    interrupter = Interrupter()
+    former = signal.signal(signal.SIGALRM, interrupter.on_signal)
+    try:
+        yield interrupter
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, former)
