@@ -10,6 +10,7 @@ import pytest
 
 from tests.conftest import RingName
 from tests.support.entropy import Answer, Answers, EntropyScript, honest
+from tests.support.interruptions import interrupter
 from tests.support.leaks import no_leaks
 from vioblk.bus import Bus, Connection
 from vioblk.device import VirtioDevice
@@ -306,3 +307,16 @@ def test_a_time_out_of_no_length_is_refused() -> None:
     with pytest.raises(ValueError, match="timeout_s must be more than 0"):
         EntropyDevice(VirtioDevice(script), timeout_s=0)
     script.close()
+
+
+@pytest.mark.parametrize("ring", ["native"])
+def test_interrupted_requests_cost_neither_the_device_nor_its_closing(
+    open_device: OpenDevice,
+) -> None:
+    """With the ring in Rust: the one in Python, interrupted in its middle, may lose descriptors."""
+    source, _ = open_device(timeout_s=5)
+    with interrupter() as interruptions:
+        for _ in range(300):
+            interruptions.interrupt(lambda: source.read(16))
+            assert source.read(16) == honest(16).data
+    source.close()

@@ -35,6 +35,7 @@ from vioblk.features import (
     negotiate,
     usable_features,
 )
+from vioblk.locks import acquire
 from vioblk.memory import DmaMemory
 from vioblk.status import ANY_STATE, DeviceState, Status, allowed_in, refuse_after_fork
 from vioblk.transport.base import QueueAddresses, Transport
@@ -436,12 +437,14 @@ class VirtioDevice:
         if transport is None or not transport.status_at_hand:
             return None
         # Not for ever: who closes the device may hold the lock, and wait for this very call.
-        if not self.lock.acquire(timeout=LOOK_TIMEOUT_S):
-            return None
+        held: list[bool] = []
         try:
+            if not acquire(self.lock, LOOK_TIMEOUT_S, held):
+                return None
             return self._look_at_status(transport) if self._state is DeviceState.LIVE else None
         finally:
-            self.lock.release()
+            if True in held:
+                self.lock.release()
 
     def _look_at_status(self, transport: Transport) -> str:
         try:

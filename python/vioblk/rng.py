@@ -28,6 +28,7 @@ from vioblk.errors import (
     ZeroLengthError,
 )
 from vioblk.features import RING, Feature, FeatureSet, Wish
+from vioblk.locks import acquire
 from vioblk.ring import Chain, Completion, Ring, reference
 from vioblk.status import DeviceState
 
@@ -101,9 +102,12 @@ class EntropyQueue:
         before have timed out, ProtocolError if it gives the buffer back empty.
         """
         deadline = time.monotonic() + timeout_s
-        if not self._lock.acquire(timeout=timeout_s):
-            raise RequestTimeoutError(f"other threads used the device for all of {timeout_s:g} s")
+        held: list[bool] = []
         try:
+            if not acquire(self._lock, timeout_s, held):
+                raise RequestTimeoutError(
+                    f"other threads used the device for all of {timeout_s:g} s"
+                )
             self._refuse_if_aborted()
             head = self._ring.push(Chain([], [(region, 0, region.length)]))
             wanted = self._ring.publish()
@@ -112,7 +116,8 @@ class EntropyQueue:
                 self._wires.doorbell.ring(position)
             written_bytes = self._await(head, deadline, timeout_s)
         finally:
-            self._lock.release()
+            if True in held:
+                self._lock.release()
         if written_bytes == 0:
             raise ProtocolError("the device gave a buffer back without a single byte in it")
         return written_bytes

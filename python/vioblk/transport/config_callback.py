@@ -4,6 +4,7 @@ from collections.abc import Callable
 from threading import RLock
 from typing import Final
 
+from vioblk.locks import acquire
 from vioblk.weakly import weakly
 
 TIMEOUT_S: Final = 1.0
@@ -21,8 +22,14 @@ class ConfigCallback:
     def replace(self, callback: Callable[[], None] | None) -> None:
         """See `Transport.on_config_change`."""
         self._callback = callback
-        if callback is None and self._lock.acquire(timeout=TIMEOUT_S):
-            self._lock.release()
+        if callback is not None:
+            return
+        held: list[bool] = []
+        try:
+            acquire(self._lock, TIMEOUT_S, held)
+        finally:
+            if True in held:
+                self._lock.release()
 
     @property
     def announce(self) -> Callable[[], None]:
