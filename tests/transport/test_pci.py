@@ -490,6 +490,17 @@ def test_a_machine_that_did_not_answer_is_not_asked_again_at_closing(
     assert function.platform.closed == 1
 
 
+def test_a_machine_that_answered_against_the_rules_is_still_tidied_up(reach: Reach) -> None:
+    function = ModernFunction()
+    function.common.queues[0].notify_off = 0xFFFF
+    transport = reach(function.platform)
+    with pytest.raises(ProtocolError, match="the doorbell of queue 0"):
+        transport.enable_queue(0, ADDRESSES)
+    transport.close()
+    assert function.platform.log == [("open_vectors", 3), ("open_vectors", 0)]
+    assert function.platform.bus_master == [False]
+
+
 def test_a_platform_that_fails_does_not_keep_the_rest_from_ending() -> None:
     function = ModernFunction()
     transport = PciTransport("model:0", function.platform)

@@ -7,7 +7,7 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from vioblk.errors import DeviceGoneError, StateError, TransportError
+from vioblk.errors import DeviceGoneError, ProtocolError, StateError, TransportError
 from vioblk.pci.access import PciPlatform
 from vioblk.pci.header import ABSENT_VENDORS, VENDOR_OFFSET
 
@@ -55,8 +55,9 @@ class Presence:
         except DeviceGoneError as error:
             self._mark(str(error))
             raise
-        except TransportError:
-            self._silent = True
+        except TransportError as error:
+            # What is against the rules is an answer all the same.
+            self._silent = not isinstance(error, ProtocolError)
             raise
         self._silent = False
 
