@@ -419,6 +419,25 @@ def test_every_call_has_a_bound_while_qemu_stands_still(image: Path) -> None:
         assert disk.read(0, SECTOR) == b"\x51" * SECTOR
 
 
+def test_a_doorbell_that_was_not_heard_in_time_is_rung_again(
+    image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody else would: the driver has notified the device, and waits."""
+    with vioblk.open(f"qemu:{image}", timeout_s=WAIT_S) as disk:
+        qtest = qemu_of(disk.device).machine.qtest
+        post = qtest.post
+        failures = [vioblk.TransportError("QEMU has not answered")] * 2
+
+        def post_late(command: str) -> None:
+            if failures:
+                raise failures.pop()
+            post(command)
+
+        monkeypatch.setattr(qtest, "post", post_late)
+        assert disk.read(0, SECTOR) == bytes(SECTOR)
+        assert failures == []
+
+
 def test_a_disk_is_closed_while_its_qemu_stands_still(image: Path) -> None:
     disk = vioblk.open(f"qemu:{image}?reply_timeout=0.2", timeout_s=0.2)
     process = qemu_of(disk.device).machine.process

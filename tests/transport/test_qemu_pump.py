@@ -73,9 +73,10 @@ def test_a_call_that_is_late_is_made_again_and_one_that_has_gone_is_the_last(
             raise outcome
 
     pump.add(eventfd, call, counter=True)
-    for _ in range(3):
+    for call_count in (2, 1):
         os.eventfd_write(eventfd, 1)
-        assert called.acquire(timeout=WAIT_S)
+        for _ in range(call_count):
+            assert called.acquire(timeout=WAIT_S)
     pump.close()
     os.eventfd_write(eventfd, 1)
     pump.add(eventfd, call, counter=True)

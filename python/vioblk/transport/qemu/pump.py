@@ -19,8 +19,8 @@ class Pump:
     """Calls what belongs to a descriptor whenever it is readable. Thread-safe.
 
     It starts with its first descriptor, and ends with `close`, when it is forgotten, or when a
-    call raises DeviceGoneError. A call that raises another TransportError is made again at the
-    next signal.
+    call raises DeviceGoneError. A call that raises another TransportError, after a wait in vain,
+    is made again: a doorbell that was not heard in time would never be rung by anybody else.
     """
 
     def __init__(self, name: str) -> None:
@@ -129,7 +129,7 @@ class _State:
             except DeviceGoneError:
                 raise
             except TransportError:
-                pass  # It has not answered in time; it may yet.
+                self._signal_again(fd)
         return True
 
     def _take_signal(self, fd: int) -> Callable[[], None] | None:
@@ -141,6 +141,13 @@ class _State:
                 with suppress(BlockingIOError):
                     os.eventfd_read(fd)
             return call
+
+    def _signal_again(self, fd: int) -> None:
+        with self._lock:
+            _, counter = self._calls.get(fd, (None, False))
+            # Anything else is still readable.
+            if counter:
+                os.eventfd_write(fd, 1)
 
     def end(self) -> None:
         with self._lock:
