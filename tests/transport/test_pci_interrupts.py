@@ -498,6 +498,35 @@ def test_an_interrupt_of_a_device_that_has_gone_ends_in_a_hang_up(
     assert len(function.common.log) + len(function.isr.log) == accesses
 
 
+@pytest.mark.parametrize("interrupts", ["shared", "intx"])
+def test_a_device_that_is_late_to_say_what_an_interrupt_means_is_asked_again(
+    reach: Reach, interrupts: InterruptMode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would not interrupt again before it was asked."""
+    function = ModernFunction()
+    transport = reach(function.platform, interrupts)
+    fds, calls = live(transport)
+    waiter = Waiter(fds[0])
+    register = "read_isr" if interrupts == "intx" else "config_generation"
+    read = getattr(transport.layout, register)
+    failures = [TransportError("it has not answered")] * 2
+
+    def read_late() -> int:
+        if failures:
+            raise failures.pop()
+        return int(read())
+
+    monkeypatch.setattr(transport.layout, register, read_late)
+    function.common.generation += 1
+    if interrupts == "intx":
+        function.interrupt_pin(ISR_QUEUE | ISR_CONFIG)
+    else:
+        function.platform.interrupt(0)
+    assert calls.came()
+    assert waiter.woken()
+    assert failures == []
+
+
 def test_without_a_queue_a_configuration_change_is_heard_too(reach: Reach) -> None:
     function = ModernFunction()
     _, calls = live(reach(function.platform), queues=0)

@@ -6,13 +6,14 @@ Changes).
 """
 
 import os
+import time
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from threading import Lock
-from typing import Protocol
+from typing import Final, Protocol, TypeVar
 
-from vioblk.errors import DeviceGoneError, ProtocolError, VioblkError
+from vioblk.errors import DeviceGoneError, ProtocolError, TransportError, VioblkError
 from vioblk.pci.access import PciPlatform
 from vioblk.pci.layout import ISR_CONFIG, ISR_QUEUE, NO_VECTOR, RegisterLayout
 from vioblk.status import Status
@@ -20,6 +21,11 @@ from vioblk.transport.pci.presence import Presence
 from vioblk.transport.watch import EventWatcher
 from vioblk.weakly import weakly
 from vioblk.wording import counted
+
+ASK_AGAIN_S: Final = 1e-3
+"""Between a question that was not answered in time and the same one again."""
+
+T = TypeVar("T")
 
 
 class RefusedError(Exception):
@@ -194,8 +200,7 @@ class SharedPlan(_MessagePlan):
     def _on_interrupt(self) -> None:
         before = self._seen
         try:
-            with self._function.presence.access():
-                self._seen = self._look()
+            self._seen = _ask(self._function, self._look, lambda: bool(self._fds))
         except (VioblkError, OSError):
             return  # Those who wait see the hang-up.
         if self._seen is None or self._seen != before:
@@ -241,16 +246,20 @@ class IntxPlan:
         if used is None or changed is None:
             return
         try:
-            with function.presence.access():
-                # Once: reading clears it. 0 is somebody else's interrupt, on a shared pin.
-                isr = function.presence.judge(function.layout.read_isr(), 1)
-                function.platform.acknowledge_intx()
+            isr = _ask(function, self._take_isr, lambda: self._used is not None)
         except (VioblkError, OSError):
             return  # Those who wait see the hang-up.
         if isr & ISR_QUEUE:
             used.signal()
         if isr & ISR_CONFIG:
             changed.signal()
+
+    def _take_isr(self) -> int:
+        # Once: reading clears it. 0 is somebody else's interrupt, on a shared pin.
+        function = self._function
+        isr = function.presence.judge(function.layout.read_isr(), 1)
+        function.platform.acknowledge_intx()
+        return isr
 
     def stop(self, *, touch: bool) -> None:
         """Listen no more."""
@@ -301,6 +310,24 @@ class _EventFd:
         """Idempotent."""
         with self._lock:
             self._free()
+
+
+def _ask(function: Function, question: Callable[[], T], is_wanted: Callable[[], bool]) -> T:
+    """What an interrupt means. A function that is late to answer is asked again, as long as that
+    is wanted: it would not interrupt again before.
+
+    Raises as accesses do.
+    """
+    while True:
+        try:
+            with function.presence.access():
+                return question()
+        except (DeviceGoneError, ProtocolError):
+            raise
+        except TransportError:
+            if not is_wanted():
+                raise
+            time.sleep(ASK_AGAIN_S)
 
 
 def _open_vectors(function: Function, count: int) -> list[int]:
