@@ -29,6 +29,7 @@ from vioblk._native import split_layout
 from vioblk.device import VirtioDevice
 from vioblk.errors import (
     DeviceGoneError,
+    NegotiationError,
     ProtocolError,
     ResetTimeoutError,
     StateError,
@@ -40,7 +41,7 @@ from vioblk.pci.capabilities import walk
 from vioblk.pci.command import Command, read_command
 from vioblk.pci.legacy import LegacyLayout
 from vioblk.pci.virtio_capabilities import parse
-from vioblk.status import DeviceState
+from vioblk.status import DeviceState, Status
 from vioblk.transport.base import QueueAddresses
 from vioblk.transport.pci import PciTransport
 from vioblk.transport.pci.interrupts import InterruptMode
@@ -255,6 +256,17 @@ def test_a_device_that_never_finishes_its_reset_is_given_up(reach: Reach) -> Non
     assert function.common.status == 0xF
     function.common.resets = True
     device.close()
+
+
+@clause("FEAT-LEG-01")
+def test_a_function_that_does_not_offer_version_1_is_taken_for_a_legacy_device(
+    reach: Reach,
+) -> None:
+    function = ModernFunction(ModernModel(offered=(1 << 32) - 1))
+    with pytest.raises(NegotiationError, match="a legacy device"):
+        VirtioDevice(reach(function.platform)).initialize(PlainDriver([]))
+    assert function.common.accepted == 0
+    assert not function.common.status & Status.FEATURES_OK
 
 
 @pytest.mark.parametrize("interrupts", ["msix", "shared", "config", "intx", "none", "auto"])

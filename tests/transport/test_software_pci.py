@@ -509,6 +509,7 @@ def test_a_vector_that_one_queue_is_refused_is_named(reach_function: MakeTranspo
         open_disk(transport, queue_count=2)
 
 
+@clause("SPLIT-INTR-05")
 @pytest.mark.parametrize("interrupts", ["msix", "shared", "config", "intx"])
 def test_interrupts_for_nothing_do_no_harm(
     open_function: MakeDisk, interrupts: str, ring: Ring
