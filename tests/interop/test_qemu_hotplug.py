@@ -171,8 +171,16 @@ def test_a_disk_whose_machine_was_reset_cannot_be_reached(way: Way, ring: str) -
         set_up_again(machine)
 
 
-@pytest.mark.parametrize("interrupts", ["intx", "none"])
-@EACH_WAY_AND_RING
+@pytest.mark.parametrize(
+    ("way", "ring", "interrupts"),
+    [
+        pytest.param(way, ring, interrupts, id=f"{way.name}-{ring}-{interrupts}")
+        for interrupts in ("msix", "shared", "intx", "none")
+        for way, ring in zip(WAYS, ("native", "reference") * 2, strict=True)
+        # At a late interrupt all would be looked at, behind a root port that leads nowhere yet.
+        if not (interrupts == "shared" and way.q35)
+    ],
+)
 def test_after_a_reset_of_the_machine_a_reset_of_the_disk_brings_it_back(
     way: Way, ring: str, interrupts: str
 ) -> None:

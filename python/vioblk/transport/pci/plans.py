@@ -100,6 +100,20 @@ class _MessagePlan:
         self._fds: list[int] = []
         self._watcher: EventWatcher | None = None
 
+    def _open(self, count: int, call: Callable[[], None], *, shared: bool = False) -> None:
+        """Open the vectors, and let a thread watch the first.
+
+        At each start anew: a reset of the whole function, by whoever, disables MSI-X and clears
+        the table, and that of the device alone does not.
+        """
+        fds = _open_vectors(self._function, count)
+        if self._watcher is not None and fds[:1] != self._fds[:1]:
+            self._watcher.close()
+            self._watcher = None
+        self._fds = fds
+        if self._watcher is None:
+            self._watcher = EventWatcher(fds[0], call, "vioblk-config", shared=shared)
+
     def stop(self, *, touch: bool) -> None:
         """Switch MSI-X off, if the function may be accessed."""
         if self._watcher is not None:
@@ -132,16 +146,11 @@ class VectorPlan(_MessagePlan):
         )
 
     def start(self) -> None:
-        """Open the vectors, once, and map the one for configuration changes."""
-        if not self._fds:
-            queue_count = self._function.queue_count() if self._queues else 0
-            self._fds = _open_vectors(self._function, queue_count + 1)
+        """Open the vectors, and map the one for configuration changes."""
+        queue_count = self._function.queue_count() if self._queues else 0
+        self._open(queue_count + 1, self._function.on_config_change)
         self._wired.clear()
         _map_config(self._function)
-        if self._watcher is None:
-            self._watcher = EventWatcher(
-                self._fds[0], self._function.on_config_change, "vioblk-config"
-            )
 
     def queue_fd(self, index: int) -> int | None:
         """The eventfd of the queue's own vector; with `lenient`, of one that another queue has if
@@ -173,15 +182,10 @@ class SharedPlan(_MessagePlan):
         self._seen: tuple[int, int] | None = None
 
     def start(self) -> None:
-        """Open the vector, once, and map configuration changes to it."""
-        if not self._fds:
-            self._fds = _open_vectors(self._function, 1)
+        """Open the vector, and map configuration changes to it."""
+        self._open(1, weakly(self._on_interrupt), shared=True)
         _map_config(self._function)
         self._seen = self._look()
-        if self._watcher is None:
-            self._watcher = EventWatcher(
-                self._fds[0], weakly(self._on_interrupt), "vioblk-config", shared=True
-            )
 
     def queue_fd(self, index: int) -> int | None:
         """The eventfd of the one vector."""

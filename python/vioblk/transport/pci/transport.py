@@ -12,6 +12,7 @@ from vioblk.pci.choose import Access, Choice, Interface, choose_layout
 from vioblk.pci.layout import RegisterLayout
 from vioblk.pci.legacy import QUEUE_ALIGN
 from vioblk.pci.modern import ModernLayout
+from vioblk.pci.msix import CONTROL_ENABLE
 from vioblk.status import Status
 from vioblk.transport.base import QueueAddresses, QueueWires, Transport
 from vioblk.transport.config_callback import ConfigCallback
@@ -128,6 +129,7 @@ class PciTransport(Transport):
         with self._there.access():
             if value == 0:
                 self._plans.device_was_reset()
+                self._find_configuration()
             if live:
                 self._plans.start()
                 self._platform.set_bus_master(True)
@@ -141,6 +143,14 @@ class PciTransport(Transport):
         self._platform.let_notify(live)
         for doorbell in self._doorbells.values():
             doorbell.set_live(live)
+
+    def _find_configuration(self) -> None:
+        """On the legacy interface it lies elsewhere while MSI-X is enabled, which somebody else's
+        reset of the function undoes."""
+        msix = self._choice.msix
+        if self.layout.interface == "legacy" and msix is not None:
+            control = self._platform.config.read(msix.control_offset, 2)
+            self.layout.set_msix_enabled(bool(control & CONTROL_ENABLE))
 
     def read_features(self) -> int:
         """All feature bits that the device offers."""
