@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from threading import Lock
 from typing import final
 
@@ -150,6 +151,9 @@ class QemuPlatform(DeviceControls):
 
     def explain_failure(self) -> str | None:
         """What QEMU has said of an I/O error."""
+        # It tells of the error after it has completed the request, and then answers.
+        with suppress(TransportError):
+            self.machine.qmp("query-status")
         return self.machine.last_error
 
     def close(self) -> None:
