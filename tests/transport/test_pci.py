@@ -200,6 +200,32 @@ def test_without_a_way_to_the_bar_notifications_go_through_the_window(reach: Rea
     assert notified.wait(WAIT_S)
 
 
+def test_a_doorbell_through_a_window_that_was_late_is_rung_again(
+    reach: Reach, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    function = ModernFunction()
+    config = modern_space()
+    (window,) = parse(config, walk(config), read_bars(config)).pci_cfg
+    space = WindowSpace(bytes(config.data), window.capability_offset, {4: (0, function.bar)})
+    notified = threading.Event()
+    function.notify.on_write[4] = lambda value: notified.set()
+    transport = reach(ModelPlatform(space, {}), interrupts="none")
+    wires = transport.enable_queue(1, ADDRESSES)
+    transport.write_status(0xF)
+    write, failures = space.write, [TransportError("it has not answered")] * 2
+
+    def write_late(offset: int, width: int, value: int) -> None:
+        if failures:
+            raise failures.pop()
+        write(offset, width, value)
+
+    monkeypatch.setattr(space, "write", write_late)
+    assert wires.doorbell is not None
+    wires.doorbell.ring()
+    assert notified.wait(WAIT_S)
+    assert failures == []
+
+
 # The life of a device
 
 

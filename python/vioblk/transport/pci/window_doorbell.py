@@ -3,16 +3,21 @@ signal into a write through the PCI configuration access window.
 """
 
 import os
+import time
 import weakref
 from contextlib import suppress
 from threading import Lock
+from typing import Final
 
 from vioblk._native import Doorbell
-from vioblk.errors import VioblkError
+from vioblk.errors import DeviceGoneError, ProtocolError, TransportError, VioblkError
 from vioblk.pci.access import NotifyPlace
 from vioblk.pci.window import PciCfgWindow
 from vioblk.transport.pci.presence import Presence
 from vioblk.transport.watch import EventWatcher
+
+RING_AGAIN_S: Final = 1e-3
+"""After a wait in vain."""
 
 
 class WindowDoorbell:
@@ -43,6 +48,7 @@ class WindowDoorbell:
 
     def close(self) -> None:
         """End the thread. Idempotent."""
+        self._bell.forget()
         self._watcher.close()
         self._free()
 
@@ -62,9 +68,26 @@ class _Bell:
         with self._lock:
             self._live = live
 
+    def forget(self) -> None:
+        # Without the lock: a write that is under way is not waited for.
+        self._live = False
+
     def ring(self) -> None:
         # The thread has no caller to tell; those who wait see the hang-up.
-        with self._lock, suppress(VioblkError, OSError):
-            if self._live:
+        with suppress(VioblkError, OSError):
+            while not self._try_to_ring():
+                time.sleep(RING_AGAIN_S)
+
+    def _try_to_ring(self) -> bool:
+        """False if it was not heard in time: nobody else would ring again."""
+        with self._lock:
+            if not self._live:
+                return True
+            try:
                 with self._presence.access():
                     self._window.write(self._place.bar, self._place.offset, 2, self._place.value)
+            except (DeviceGoneError, ProtocolError):
+                raise
+            except TransportError:
+                return False
+            return True
