@@ -291,6 +291,38 @@ def test_a_device_that_goes_while_interrupts_are_set_up_is_not_asked_again(reach
     assert function.platform.log == [("open_vectors", 3)]
 
 
+@pytest.mark.parametrize("interrupts", ["msix", "shared", "config", "intx"])
+@pytest.mark.parametrize("legacy", [False, True], ids=["modern", "legacy"])
+def test_a_second_life_is_heard_whatever_eventfds_it_is_given(
+    reach: Reach, interrupts: InterruptMode, legacy: bool
+) -> None:
+    # This platform makes new ones for vectors, which mostly have the numbers of those before.
+    function = LegacyFunction(both()) if legacy else ModernFunction()
+    transport = reach(function.platform, interrupts)
+    for _ in range(3):
+        transport.write_status(0)
+        fds, calls = live(transport)
+        waiter = None if fds[0] is None else Waiter(fds[0])
+        interrupt(function, interrupts)
+        assert calls.came()
+        assert waiter is None or waiter.woken()
+
+
+def interrupt(function: ModernFunction | LegacyFunction, interrupts: InterruptMode) -> None:
+    """A change and used buffers, by all vectors or by the pin."""
+    if interrupts == "intx":
+        if isinstance(function, ModernFunction):
+            function.interrupt_pin(ISR_QUEUE | ISR_CONFIG)
+        else:
+            function.registers.isr = ISR_QUEUE | ISR_CONFIG
+            function.platform.raise_pin()
+        return
+    if isinstance(function, ModernFunction):
+        function.common.generation += 1
+    for vector in range(len(function.platform.vectors)):
+        function.platform.interrupt(vector)
+
+
 @pytest.mark.parametrize("interrupts", ["auto", "msix", "shared"])
 @pytest.mark.parametrize("register", [0x10, 0x1A], ids=["config", "queue"])
 def test_a_device_that_goes_while_a_vector_is_mapped_has_not_refused_it(

@@ -41,14 +41,14 @@ class EventWatcher:
             os.close(stop_fd)
             raise
 
-    def close(self) -> None:
+    def close(self, *, wait: bool = True) -> None:
         """No call is under way once this returns, unless a call does it or takes too long.
 
-        A call that has not returned after JOIN_TIMEOUT_S is left behind, and is the last one.
-        Idempotent.
+        A call that has not returned after JOIN_TIMEOUT_S, or at once without `wait`, is left
+        behind, and is the last one. Idempotent.
         """
         self._stop()
-        if current_thread() is not self._thread:
+        if wait and current_thread() is not self._thread:
             self._thread.join(JOIN_TIMEOUT_S)
 
 

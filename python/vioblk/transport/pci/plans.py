@@ -106,13 +106,12 @@ class _MessagePlan:
         At each start anew: a reset of the whole function, by whoever, disables MSI-X and clears
         the table, and that of the device alone does not.
         """
-        fds = _open_vectors(self._function, count)
-        if self._watcher is not None and fds[:1] != self._fds[:1]:
-            self._watcher.close()
-            self._watcher = None
-        self._fds = fds
-        if self._watcher is None:
-            self._watcher = EventWatcher(fds[0], call, "vioblk-config", shared=shared)
+        self._fds = _open_vectors(self._function, count)
+        if self._watcher is not None:
+            # The number may be the same and the eventfd another. A call that is under way may be
+            # waiting for whoever starts the device.
+            self._watcher.close(wait=False)
+        self._watcher = EventWatcher(self._fds[0], call, "vioblk-config", shared=shared)
 
     def stop(self, *, touch: bool) -> None:
         """Switch MSI-X off, if the function may be accessed."""
