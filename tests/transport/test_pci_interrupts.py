@@ -10,6 +10,7 @@ from contextlib import ExitStack
 import pytest
 
 from tests.clauses import clause
+from tests.pci.spaces import ModelSpace
 from tests.support.drivers import PlainDriver
 from tests.support.pci_model import (
     LegacyFunction,
@@ -21,6 +22,7 @@ from tests.support.pci_model import (
 from tests.transport.test_pci import ADDRESSES, LEGACY_ADDRESSES, QUIET_S, WAIT_S
 from vioblk.device import VirtioDevice
 from vioblk.errors import DeviceGoneError, TransportError
+from vioblk.pci.capabilities import walk
 from vioblk.pci.layout import ISR_CONFIG, ISR_QUEUE, NO_VECTOR
 from vioblk.status import DeviceState, Status
 from vioblk.transport.pci import PciTransport
@@ -289,6 +291,26 @@ def test_a_device_that_goes_while_interrupts_are_set_up_is_not_asked_again(reach
     with pytest.raises(DeviceGoneError, match="unplugged"):
         live(reach(function.platform))
     assert function.platform.log == [("open_vectors", 3)]
+
+
+@pytest.mark.parametrize("legacy", [False, True], ids=["modern", "legacy"])
+def test_msix_that_was_left_enabled_does_not_silence_the_pin(reach: Reach, legacy: bool) -> None:
+    function = LegacyFunction(both()) if legacy else ModernFunction()
+    space = function.platform.config
+    assert isinstance(space, ModelSpace)
+    capability = walk(space).msix
+    assert capability is not None
+    space.data[capability.control_offset + 1] |= 0x80
+    if isinstance(function, LegacyFunction):
+        function.registers.msix_enabled = True
+    transport = reach(function.platform, "intx")
+    transport.write_status(0)
+    _, calls = live(transport)
+    assert function.platform.log == [("open_vectors", 0), "open_intx"]
+    interrupt(function, "intx")
+    assert calls.came()
+    if isinstance(function, LegacyFunction):
+        assert transport.read_config(0, 4) == function.registers.config[:4]
 
 
 @pytest.mark.parametrize("interrupts", ["msix", "shared", "config", "intx"])

@@ -132,6 +132,7 @@ class Interrupts:
         """All events are unmapped now, so the next `start` maps them again."""
         self._started = False
         self._wired = 0
+        self._function.locate_config()
 
     def close(self, *, touch: bool) -> None:
         """End all threads. `touch`: the function may be accessed. Idempotent."""

@@ -15,7 +15,9 @@ from typing import Final, Protocol, TypeVar
 
 from vioblk.errors import DeviceGoneError, ProtocolError, TransportError, VioblkError
 from vioblk.pci.access import PciPlatform
+from vioblk.pci.capabilities import MsixCapability
 from vioblk.pci.layout import ISR_CONFIG, ISR_QUEUE, NO_VECTOR, RegisterLayout
+from vioblk.pci.msix import CONTROL_ENABLE
 from vioblk.status import Status
 from vioblk.transport.pci.presence import Presence
 from vioblk.transport.watch import EventWatcher
@@ -40,12 +42,14 @@ class Function:
         platform: PciPlatform,
         layout: RegisterLayout,
         presence: Presence,
-        table_size: int,
+        msix: MsixCapability | None,
         on_config_change: Callable[[], None],
     ) -> None:
         self.platform = platform
         self.layout = layout
         self.presence = presence
+        self._msix = msix
+        table_size = 0 if msix is None else msix.vector_count
         self.vectors_available = min(table_size, platform.vector_count_max)
         self.on_config_change = on_config_change
         """May be called from any thread; it does not keep the transport alive."""
@@ -53,6 +57,19 @@ class Function:
     def queue_count(self) -> int:
         """How many queues the device says it has. Raises DeviceGoneError."""
         return self.presence.judge(self.layout.queue_count(), 2)
+
+    @property
+    def msix_enabled(self) -> bool:
+        """Whether MSI-X is on now, by us or by whoever drove the function before."""
+        if self._msix is None:
+            return False
+        return bool(self.platform.config.read(self._msix.control_offset, 2) & CONTROL_ENABLE)
+
+    def locate_config(self) -> None:
+        """On the legacy interface the configuration lies elsewhere while MSI-X is enabled, which
+        somebody else's reset of the function undoes."""
+        if self.layout.interface == "legacy":
+            self.layout.set_msix_enabled(self.msix_enabled)
 
     def map_config(self, vector: int) -> bool:
         """Map configuration changes; whether the device took the vector. Raises DeviceGoneError."""
@@ -230,12 +247,16 @@ class IntxPlan:
         """Listen to the pin. The device does so too after a reset, so that once is enough."""
         if self._watchers:
             return
-        pin_fd = self._function.platform.open_intx()
+        function = self._function
+        if function.msix_enabled:  # Then the pin is silent.
+            function.platform.open_vectors(0)
+            function.layout.set_msix_enabled(False)
+        pin_fd = function.platform.open_intx()
         if pin_fd is None:
             raise RefusedError("the INTx pin of the function leads nowhere")
         self._used, self._changed = _EventFd(), _EventFd()
         self._watchers = [
-            EventWatcher(self._changed.fd, self._function.on_config_change, "vioblk-config")
+            EventWatcher(self._changed.fd, function.on_config_change, "vioblk-config")
         ]
         self._watchers.append(EventWatcher(pin_fd, weakly(self._on_interrupt), "vioblk-intx"))
 

@@ -12,7 +12,6 @@ from vioblk.pci.choose import Access, Choice, Interface, choose_layout
 from vioblk.pci.layout import RegisterLayout
 from vioblk.pci.legacy import QUEUE_ALIGN
 from vioblk.pci.modern import ModernLayout
-from vioblk.pci.msix import CONTROL_ENABLE
 from vioblk.status import Status
 from vioblk.transport.base import QueueAddresses, QueueWires, Transport
 from vioblk.transport.config_callback import ConfigCallback
@@ -70,13 +69,8 @@ class PciTransport(Transport):
         self.transport_features = _transport_features(platform, self._choice)
 
     def _make_interrupts(self, choice: Choice, mode: InterruptMode) -> Interrupts:
-        table_size = 0 if choice.msix is None else choice.msix.vector_count
         function = Function(
-            self._platform,
-            choice.layout,
-            self._there,
-            table_size,
-            self._callback.announce,
+            self._platform, choice.layout, self._there, choice.msix, self._callback.announce
         )
         return Interrupts(function, mode)
 
@@ -129,7 +123,6 @@ class PciTransport(Transport):
         with self._there.access():
             if value == 0:
                 self._plans.device_was_reset()
-                self._find_configuration()
             if live:
                 self._plans.start()
                 self._platform.set_bus_master(True)
@@ -143,14 +136,6 @@ class PciTransport(Transport):
         self._platform.let_notify(live)
         for doorbell in self._doorbells.values():
             doorbell.set_live(live)
-
-    def _find_configuration(self) -> None:
-        """On the legacy interface it lies elsewhere while MSI-X is enabled, which somebody else's
-        reset of the function undoes."""
-        msix = self._choice.msix
-        if self.layout.interface == "legacy" and msix is not None:
-            control = self._platform.config.read(msix.control_offset, 2)
-            self.layout.set_msix_enabled(bool(control & CONTROL_ENABLE))
 
     def read_features(self) -> int:
         """All feature bits that the device offers."""
