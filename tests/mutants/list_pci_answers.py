@@ -36,6 +36,24 @@ MUTANTS: Final = (
         test=f"{TRANSPORT}::test_what_fails_at_closing_keeps_nothing_else_from_being_undone",
     ),
     Mutant(
+        name="first-eventfd-watched-for-ever",
+        violation="goes on watching the eventfd of the first life",
+        function=f"{PLANS}:_MessagePlan._open",
+        old="if self._watcher is not None:",
+        new="if self._watcher is not None:\n        return\n    if False:",
+        test="tests/transport/test_pci_interrupts.py::"
+        "test_a_second_life_is_heard_whatever_eventfds_it_is_given",
+    ),
+    Mutant(
+        name="pin-silenced",
+        violation="listens to the pin while MSI-X is enabled",
+        function=f"{PLANS}:IntxPlan.start",
+        old="if function.msix_enabled:",
+        new="if False:",
+        test="tests/transport/test_pci_interrupts.py::"
+        "test_msix_that_was_left_enabled_does_not_silence_the_pin",
+    ),
+    Mutant(
         name="zeros-believed",
         violation="takes a vendor ID of zeros for a device that is there",
         function="vioblk.transport.pci.presence:Presence._look",

@@ -37,7 +37,7 @@ MUTANTS: Final = (
     Mutant(
         name="notified-by-four-bytes",
         violation="notifies by four bytes through the window without data (PCI-NOTIFY-01)",
-        function="vioblk.transport.pci.window_doorbell:_Bell.ring",
+        function="vioblk.transport.pci.window_doorbell:_Bell._try_to_ring",
         old="self._place.offset, 2, self._place.value",
         new="self._place.offset, 4, self._place.value",
         test=f"{USE}::test_a_function_whose_bar_is_not_mapped_is_driven_through_the_window",
