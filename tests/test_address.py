@@ -106,7 +106,7 @@ def test_option_values_are_percent_decoded() -> None:
 
 @pytest.mark.parametrize("wrong", ["disk.img", "/dev/sda", "", ":64M", "/a/b:c"])
 def test_an_address_without_a_scheme_shows_what_one_looks_like(wrong: str) -> None:
-    with pytest.raises(AddressError, match=r"has no scheme.*mem:64M"):
+    with pytest.raises(AddressError, match=r"has no scheme.*mem:64M.*qemu:disk.img"):
         parse_address(wrong)
 
 

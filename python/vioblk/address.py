@@ -3,6 +3,7 @@
     mem:64M                                      a disk in memory, in this process
     file:disk.img?queues=2&cache=volatile        the same on a file or block device
     vhost-user:/run/disk.sock?event_idx=off      a back end behind a socket
+    qemu:disk.img?machine=q35                    a PCI device of QEMU
 
 The target ends at the first `?`. A path may contain anything: write `%3F` for a question mark in
 it and `%25` for a percent sign that would read as one of these two; nothing else is decoded there.
@@ -23,6 +24,7 @@ from urllib.parse import unquote
 
 from vioblk.errors import AddressError
 from vioblk.features import feature_bits
+from vioblk.pci.location import Location
 
 SIZE_UNITS: Final = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 """Powers of 1024."""
@@ -73,8 +75,8 @@ def parse_address(text: str) -> Address:
     scheme, colon, rest = text.partition(":")
     if not colon or not scheme or "/" in scheme:
         raise AddressError(
-            f"{text!r} has no scheme: an address looks like mem:64M, file:disk.img or "
-            "vhost-user:/path/of.sock"
+            f"{text!r} has no scheme: an address looks like mem:64M, file:disk.img, "
+            "qemu:disk.img or vhost-user:/path/of.sock"
         )
     target, question_mark, query = rest.partition("?")
     if not target:
@@ -137,7 +139,17 @@ def sort_options(
 def unknown_scheme(address: Address, schemes: Mapping[str, object]) -> AddressError:
     """What to raise for an address of no known scheme."""
     hint = _hint(address.scheme, schemes)
+    if _is_pci_place(address.text):
+        hint = "it is a place on a PCI bus, and vioblk list says how the device there is opened"
     return AddressError(f"{address.text}: there is no scheme {address.scheme!r}; {hint}")
+
+
+def _is_pci_place(text: str) -> bool:
+    try:
+        Location.parse(text.removeprefix("pci:"))
+    except ValueError:
+        return False
+    return True
 
 
 def flag(meaning: str) -> Option:

@@ -1,6 +1,7 @@
 """The software device as a transport reaches it, and the life cycle on it."""
 
 import os
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
@@ -110,6 +111,12 @@ def test_a_file_that_is_not_there_is_named(reach: Reach, tmp_path: Path) -> None
 def test_a_disk_that_is_no_whole_blocks_is_refused_with_its_address(reach: Reach) -> None:
     with pytest.raises(AddressError, match=r"mem:512\?block_size=4096: .*4096"):
         reach("mem:512?block_size=4096")
+
+
+@pytest.mark.parametrize("place", ["0000:00:05.0", "00:05.0", "pci:0000:00:05.0"])
+def test_a_place_on_a_pci_bus_is_told_from_an_address(place: str) -> None:
+    with pytest.raises(AddressError, match=f"^{re.escape(place)}: .* vioblk list says how"):
+        vioblk.open(place)
 
 
 def test_an_unknown_scheme_names_those_that_look_like_it() -> None:
