@@ -275,7 +275,7 @@ def test_one_that_was_forgotten_is_closed_with_a_warning(ring: RingName) -> None
     script = EntropyScript()
     source = EntropyDevice(VirtioDevice(script), ring=ring)
     assert len(source.read(1)) == 1
-    with pytest.warns(ResourceWarning, match="unclosed <vioblk.rng.EntropyDevice"):
+    with pytest.warns(ResourceWarning, match=f"unclosed <EntropyDevice {script.address}: open>"):
         del source
     assert script.closed
     assert script.status == 0

@@ -278,6 +278,10 @@ class EntropyDevice:
         limit_s = self._timeout_s if timeout_s is None else timeout_s
         self._device.close(drain=drain, timeout_s=limit_s)
 
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else "open"
+        return f"<EntropyDevice {self._device.transport.address}: {state}>"
+
     def __del__(self) -> None:
         device = getattr(self, "_device", None)
         unusable = (None, DeviceState.CREATED, DeviceState.CLOSED)
