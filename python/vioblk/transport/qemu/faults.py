@@ -24,7 +24,9 @@ class ErrorRule:
         if self.request not in REQUESTS:
             raise ValueError(f"one of {', '.join(REQUESTS)}, not {self.request!r}")
         if self.errno not in errno_codes.errorcode:
-            raise ValueError(f"there is no errno {self.errno}")
+            raise ValueError(
+                f"errno is the number of an error, such as errno.ENOSPC, and not {self.errno!r}"
+            )
 
     def as_blkdebug(self) -> dict[str, object]:
         """As the block driver takes it."""
