@@ -42,11 +42,13 @@ class Interrupter:
 
 @contextmanager
 def interrupter() -> Iterator[Interrupter]:
-    """Until the end of the block, SIGALRM is its own."""
+    """Until the end of the block, SIGALRM and its timer are its own."""
     interrupter = Interrupter()
+    timer = signal.setitimer(signal.ITIMER_REAL, 0)
     former = signal.signal(signal.SIGALRM, interrupter.on_signal)
     try:
         yield interrupter
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, former)
+        signal.setitimer(signal.ITIMER_REAL, *timer)

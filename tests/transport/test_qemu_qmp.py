@@ -1,14 +1,18 @@
 """The monitor protocol, against a peer whose answers the tests write."""
 
 import json
+import os
 import socket
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
 
 import vioblk
+from tests.support.interruptions import interrupter
 from vioblk.transport.qemu.qmp import EVENTS_KEPT, Event, Qmp, QmpError
 
 GREETING = {"QMP": {"version": {"qemu": {"major": 9, "minor": 8, "micro": 7}}}}
@@ -108,6 +112,42 @@ def test_silence_has_a_bound_and_a_late_answer_does_no_harm(monitor: Monitor) ->
     assert monitor.qmp.run("fast") == "in time"
 
 
+def test_a_command_that_is_not_taken_in_has_a_bound_and_ends_the_monitor(monitor: Monitor) -> None:
+    """What was sent of it cannot be taken back."""
+    started = time.monotonic()
+    with pytest.raises(vioblk.TransportError, match=r"not answered for 0\.2 s") as caught:
+        monitor.qmp.hmp("x" * (1 << 22))
+    assert not isinstance(caught.value, vioblk.DeviceGoneError)
+    with pytest.raises(vioblk.DeviceGoneError):
+        monitor.qmp.run("another")
+    assert time.monotonic() - started < 10
+
+
+def test_what_is_no_text_is_refused_and_the_monitor_lives(monitor: Monitor) -> None:
+    with pytest.raises(vioblk.UnsupportedError, match=r"takes text only, and '\\udcff'"):
+        monitor.qmp.run("device_add", serial=os.fsdecode(b"\xff"))
+    monitor.answer("\N{SNOWMAN}")
+    assert monitor.qmp.run("echo", text="\N{SNOWMAN}") == "\N{SNOWMAN}"
+
+
+def test_an_exception_of_a_signal_handler_costs_its_command_and_no_event(monitor: Monitor) -> None:
+    def serve() -> None:
+        while line := monitor.peer._lines.readline():
+            number = json.loads(line)["id"]
+            with suppress(BrokenPipeError):
+                monitor.peer.say({"event": "SEEN", "data": {}}, {"return": number, "id": number})
+
+    server = threading.Thread(target=serve)
+    server.start()
+    with interrupter() as interruptions:
+        for count in range(500):
+            interruptions.interrupt(lambda: monitor.qmp.run("query-this"))
+            assert monitor.qmp.run("query-that") > count
+    monitor.qmp.close()
+    server.join(10)
+    assert not server.is_alive()
+
+
 def test_events_are_waited_for_once_each_and_by_name(monitor: Monitor) -> None:
     monitor.peer.say({"event": "A", "data": {"n": 1}}, {"event": "B"}, {"event": "A", "data": {}})
     first = monitor.qmp.wait_event("A", 5)
@@ -125,7 +165,9 @@ def test_events_that_nobody_waits_for_take_no_end_of_memory(monitor: Monitor) ->
     assert kept <= EVENTS_KEPT
 
 
-@pytest.mark.parametrize("garbage", [b"", b"no json\n", b"[1]\n", b'{"neither": 1}\n', b"\xff\n"])
+@pytest.mark.parametrize(
+    "garbage", [b"", b"no json\n", b"[1]\n", b"1\n", b'{"neither": 1}\n', b"\xff\n"]
+)
 def test_the_end_and_garbage_end_all_waiting(monitor: Monitor, garbage: bytes) -> None:
     ended: list[BaseException] = []
 

@@ -6,11 +6,20 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from itertools import count
-from threading import Condition, Thread, current_thread
+from queue import Empty, SimpleQueue
+from threading import RLock, Thread, current_thread
 from typing import Any, Final
 
-from vioblk.errors import DeviceGoneError, ForkedError, ProtocolError, TransportError
+from vioblk.errors import (
+    DeviceGoneError,
+    ForkedError,
+    ProtocolError,
+    TransportError,
+    UnsupportedError,
+)
+from vioblk.transport.qemu.qtest import bound_calls
 
 REPLY_TIMEOUT_S: Final = 10.0
 
@@ -38,7 +47,8 @@ class Qmp:
     """A monitor. Thread-safe; every call has a bound.
 
     All calls raise TransportError if there is no answer in time, QmpError if QEMU refuses,
-    DeviceGoneError once it has ended, ForkedError in a forked child.
+    DeviceGoneError once it has ended, ForkedError in a forked child, UnsupportedError for what
+    is no text.
     """
 
     def __init__(
@@ -57,7 +67,7 @@ class Qmp:
         self._owner_pid = os.getpid()
         self._ids = count(1)
         self._inbox = _Inbox(connection, on_event)
-        connection.settimeout(None)
+        bound_calls(connection, send_timeout_s=timeout_s)
         self._reader = Thread(target=self._inbox.read, name="vioblk-qemu-monitor", daemon=True)
         self._reader.start()
 
@@ -66,10 +76,11 @@ class Qmp:
 
         It answers when the machine is complete. Raises as all calls do.
         """
+        deadline = time.monotonic() + timeout_s
         greeting = self._inbox.wait(lambda inbox: inbox.greeting, timeout_s)
         if greeting is None:
             raise self._silence("its greeting", timeout_s)
-        self._run("qmp_capabilities", {}, timeout_s)
+        self._run("qmp_capabilities", {}, max(0.0, deadline - time.monotonic()))
         version = greeting["QMP"]["version"]["qemu"]
         return version["major"], version["minor"], version["micro"]
 
@@ -119,7 +130,8 @@ class Qmp:
             raise ForkedError("this QEMU was started by the parent process")
         number = next(self._ids)
         message = {"execute": command, "arguments": arguments, "id": number}
-        self._inbox.send(json.dumps(message).encode() + b"\n")
+        if not self._inbox.send(_encoded(message)):
+            raise _late(command, self._timeout_s)
         answer = self._inbox.wait(lambda inbox: inbox.answers.pop(number, None), timeout_s)
         if answer is None:
             raise self._silence(command, timeout_s)
@@ -130,10 +142,7 @@ class Qmp:
     def _silence(self, what: str, timeout_s: float) -> TransportError:
         if self._inbox.ended:
             return DeviceGoneError(self._explain_end())
-        return TransportError(
-            f"QEMU has not answered for {timeout_s:g} s (waiting for {what}); is it stopped, or "
-            "waiting for slow requests?"
-        )
+        return _late(what, timeout_s)
 
 
 class _Inbox:
@@ -146,7 +155,11 @@ class _Inbox:
         self.ended = False
         self._socket = connection
         self._on_event = on_event
-        self._news = Condition()
+        self._send_lock = RLock()
+        # One thread may take it twice: who is forgotten is closed on any thread, at any moment.
+        self._lock = RLock()
+        self._bells: set[SimpleQueue[None]] = set()
+        """Of those who wait. No condition, which an exception of a signal handler could spoil."""
 
     def read(self) -> None:
         """The whole of the thread: take messages until the connection ends."""
@@ -154,16 +167,19 @@ class _Inbox:
             with self._socket.makefile("rb") as lines:
                 for line in lines:
                     self._take(json.loads(line))
-        except (OSError, ValueError, ProtocolError):
-            pass  # Whoever waits is told that it has ended.
+        except Exception:
+            pass  # It has hung up or said nonsense; whoever waits is told that it has ended.
         finally:
-            with self._news:
+            with self._lock:
                 self.ended = True
-                self._news.notify_all()
-            self._socket.close()
+                self._ring()
+            with self._send_lock:
+                self._socket.close()
 
     def _take(self, message: dict[str, Any]) -> None:
-        with self._news:
+        if not isinstance(message, dict):
+            raise ProtocolError(f"the monitor said {message}")
+        with self._lock:
             if "event" in message:
                 self.events.append(message)
             elif "QMP" in message:
@@ -172,32 +188,68 @@ class _Inbox:
                 self.answers[message["id"]] = message
             else:
                 raise ProtocolError(f"the monitor said {message}")
-            self._news.notify_all()
+            self._ring()
         if "event" in message and self._on_event is not None:
             self._on_event(message)
 
-    def send(self, message: bytes) -> None:
-        with self._news:
-            if not self.ended:
-                try:
+    def send(self, message: bytes) -> bool:
+        """Whether all of it was sent in time; without, nothing can follow it."""
+        with self._send_lock:
+            try:
+                if not self.ended:
                     self._socket.sendall(message)
-                except OSError:
-                    self.ended = True
+            except BlockingIOError:
+                self.close()
+                return False
+            except OSError:
+                self.close()
+            return True
 
     def wait(self, take: "Callable[[_Inbox], Any]", timeout_s: float) -> Any:
         """What `take` finds, as soon as it is not None; None if the time or the connection ends."""
         deadline = time.monotonic() + timeout_s
-        with self._news:
-            while (found := take(self)) is None and not self.ended:
-                if not self._news.wait(max(0.0, deadline - time.monotonic())):
-                    return take(self)
-            return found
+        bell: SimpleQueue[None] = SimpleQueue()
+        self._bells.add(bell)
+        try:
+            while True:
+                with self._lock:
+                    found, ended = take(self), self.ended
+                left_s = deadline - time.monotonic()
+                if found is not None or ended or left_s <= 0:
+                    return found
+                with suppress(Empty):
+                    bell.get(timeout=left_s)
+        finally:
+            self._bells.discard(bell)
+
+    def _ring(self) -> None:
+        for bell in tuple(self._bells):
+            bell.put(None)
 
     def close(self) -> None:
-        with self._news:
+        with self._lock:
             if not self.ended:
                 self.ended = True
-                self._socket.shutdown(socket.SHUT_RDWR)
+                self._ring()
+                with suppress(OSError):
+                    self._socket.shutdown(socket.SHUT_RDWR)
+
+
+def _late(what: str, timeout_s: float) -> TransportError:
+    return TransportError(
+        f"QEMU has not answered for {timeout_s:g} s (waiting for {what}); is it stopped, or "
+        "waiting for slow requests?"
+    )
+
+
+def _encoded(message: Mapping[str, object]) -> bytes:
+    try:
+        return json.dumps(message, ensure_ascii=False).encode() + b"\n"
+    except UnicodeEncodeError as error:
+        raise UnsupportedError(
+            f"QEMU's monitor takes text only, and {error.object[error.start : error.end]!r} is a "
+            "byte of none"
+        ) from None
 
 
 def _with_dashes(arguments: Mapping[str, object]) -> dict[str, object]:

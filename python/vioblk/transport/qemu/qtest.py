@@ -63,7 +63,7 @@ class Qtest:
         """Off after a call that did not see its answer: which answer is whose is not known."""
         self._tags = count()
         self._closed = False
-        _bound_calls(connection, timeout_s)
+        bound_calls(connection, send_timeout_s=timeout_s, receive_timeout_s=timeout_s)
 
     def read_port(self, port: int, width: int) -> int:
         """`width`: 1, 2 or 4 bytes."""
@@ -223,10 +223,16 @@ class Qtest:
         self._in_step = True
 
 
-def _bound_calls(connection: socket.socket, timeout_s: float) -> None:
-    """Let the kernel bound each call: a time-out of Python's would be one more system call."""
-    seconds, fraction = divmod(timeout_s, 1)
-    timeval = struct.pack("@ll", int(seconds), int(fraction * 1e6))
+def bound_calls(
+    connection: socket.socket, *, send_timeout_s: float, receive_timeout_s: float = 0
+) -> None:
+    """Let the kernel bound each call (0: not at all): a time-out of Python's would be one more
+    system call."""
     connection.setblocking(True)
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeval)
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeval)
+    for option, timeout_s in (
+        (socket.SO_SNDTIMEO, send_timeout_s),
+        (socket.SO_RCVTIMEO, receive_timeout_s),
+    ):
+        seconds, fraction = divmod(timeout_s, 1)
+        timeval = struct.pack("@ll", int(seconds), int(fraction * 1e6))
+        connection.setsockopt(socket.SOL_SOCKET, option, timeval)
