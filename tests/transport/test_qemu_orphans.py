@@ -321,6 +321,21 @@ def test_a_process_that_ends_by_itself_is_noticed() -> None:
     assert late.is_set()
 
 
+def test_one_that_is_forgotten_in_the_middle_of_its_own_work_is_ended_all_the_same() -> None:
+    """The garbage collector may run on any thread, one that has the lock included."""
+    process = QemuProcess(["sleep", "60"])
+
+    def collect() -> None:
+        with process._life._lock:
+            process._kill_if_forgotten()
+
+    thread = threading.Thread(target=collect, daemon=True)
+    thread.start()
+    thread.join(TIMEOUT_S)
+    assert not thread.is_alive()
+    assert process.wait(TIMEOUT_S)
+
+
 def test_a_program_that_cannot_be_run_says_why(tmp_path: Path) -> None:
     program = tmp_path / "qemu"
     program.write_text("not a program")

@@ -101,6 +101,22 @@ def test_one_that_is_forgotten_or_closed_leaves_nothing(eventfd: int) -> None:
                 use()
 
 
+def test_one_that_is_forgotten_in_the_middle_of_its_own_work_ends(pump: Pump, eventfd: int) -> None:
+    """The garbage collector may run on any thread, one that has the lock included."""
+    pump.add(eventfd, lambda: None, counter=True)
+
+    def collect() -> None:
+        assert pump._state is not None
+        assert pump._stop is not None
+        with pump._state._lock:
+            pump._stop()
+
+    thread = threading.Thread(target=collect, daemon=True)
+    thread.start()
+    thread.join(WAIT_S)
+    assert not thread.is_alive()
+
+
 def test_a_forked_child_leaves_its_parents_thread_alone(pump: Pump, eventfd: int) -> None:
     called = threading.Semaphore(0)
     pump.add(eventfd, lambda: called.release(), counter=True)

@@ -22,7 +22,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from threading import Event, Lock, Thread, current_thread
+from threading import Event, RLock, Thread, current_thread
 from typing import Final
 
 from vioblk.errors import ForkedError, TransportError
@@ -143,7 +143,8 @@ class _Life:
         self.exit_code: int | None = None
         self.pid = 0
         self._owner_pid = os.getpid()
-        self._lock = Lock()
+        # One thread may take it twice: the collector kills what is forgotten on any, at any moment.
+        self._lock = RLock()
         self._process_fd: int | None = None
         """A pidfd: a signal by it cannot hit another process that was given the same number."""
         self._unwanted = False
@@ -195,10 +196,10 @@ class _Life:
         with self._lock:
             self.exit_code = exit_code
             self._final_output = self._read_output()
-            for fd in (self._process_fd, self._output_fd):
+            fds, self._process_fd, self._output_fd = (self._process_fd, self._output_fd), None, None
+            for fd in fds:
                 if fd is not None:
                     os.close(fd)
-            self._process_fd = self._output_fd = None
             calls, self._calls = self._calls, []
             self.ended.set()
         self.begun.set()

@@ -5,7 +5,7 @@ import select
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
-from threading import Lock, Thread, current_thread
+from threading import Lock, RLock, Thread, current_thread
 from typing import Final
 
 from vioblk.errors import DeviceGoneError, TransportError
@@ -41,10 +41,8 @@ class Pump:
         with self._lock:
             if self._closed:
                 return
-            if self._state is None:
-                self._start()
-            assert self._state is not None
-            self._state.add(fd, call, counter=counter)
+            state = self._state or self._start()
+            state.add(fd, call, counter=counter)
 
     def remove(self, fd: int) -> None:
         """No further call for `fd` begins; one may be under way."""
@@ -66,7 +64,7 @@ class Pump:
             if thread is not current_thread():
                 thread.join(JOIN_TIMEOUT_S)
 
-    def _start(self) -> None:
+    def _start(self) -> "_State":
         state = _State()
         self._stop = weakref.finalize(self, _State.stop, state)
         self._stop.atexit = False
@@ -77,6 +75,7 @@ class Pump:
             state.end()
             raise
         self._state, self._thread = state, thread
+        return state
 
 
 class _State:
@@ -87,7 +86,8 @@ class _State:
         self._stop_fd = os.eventfd(0, os.EFD_CLOEXEC)
         self._poller = select.epoll()
         self._calls: dict[int, tuple[Callable[[], None], bool]] = {}
-        self._lock = Lock()
+        # One thread may take it twice: the collector ends what is forgotten on any, at any moment.
+        self._lock = RLock()
         self._ended = False
         self._poller.register(self._stop_fd, select.EPOLLIN)
 
