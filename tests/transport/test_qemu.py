@@ -83,6 +83,10 @@ def settings_of(address: str) -> Settings:
         ("io_address=0x80", "an address from 0xb000 to 0xff00"),
         ("io_address=low", "an address from 0xb000 to 0xff00"),
         ("property=on", "name=value,name=value"),
+        ("property=addr=7,x=y,id=z", "addr, id cannot be set so: other options decide it"),
+        ("property=x=%00", "a NUL byte"),
+        ("serial=%00", "a NUL byte"),
+        ("binary=%00", "without a NUL byte"),
         ("inject=tear", "one of read, write, flush, discard, write-zeroes, not 'tear'"),
         ("inject=read:sector", "none of sector=NUMBER, errno=NAME and once"),
         ("inject=read:errno=EWHAT", "none of sector=NUMBER, errno=NAME and once"),
@@ -142,13 +146,41 @@ def test_rules_can_be_given_as_objects() -> None:
         ErrorRule("read", errno=9999)
 
 
-def test_a_path_may_contain_anything(tmp_path: Path) -> None:
-    image = tmp_path / 'a,b=c "d" %\N{SNOWMAN}.img'
+HOSTILE_NAMES = (
+    'a,b=c "d" %\N{SNOWMAN}.img',
+    "line\nbreak\\ '$HOME' *",
+    'json:{"driver":"null-co"}',
+    "nbd:localhost:1",
+    "-help",
+    "if=none,file=other",
+)
+"""What QEMU, or a shell, would take for something else in another place."""
+
+
+@pytest.mark.parametrize("relative", [False, True], ids=["absolute", "relative"])
+@pytest.mark.parametrize("name", HOSTILE_NAMES)
+def test_a_path_may_contain_anything(
+    tmp_path: Path, name: str, relative: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    image = tmp_path / name
     image.write_bytes(bytes(SECTOR))
-    with vioblk.open(f"qemu:{image}") as disk:
+    with vioblk.open(f"qemu:{name if relative else image}") as disk:
         disk.write(0, b"\x44" * SECTOR)
         disk.flush()
     assert image.read_bytes() == b"\x44" * SECTOR
+
+
+@pytest.mark.parametrize("name", ["a\0b", os.fsdecode(b"\xff")])
+def test_a_path_that_qemu_cannot_be_told_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(vioblk.AddressError, match=r"NUL byte|in UTF-8 only"):
+        vioblk.open(f"qemu:{tmp_path}/{name}")
+
+
+@pytest.mark.parametrize("serial", [",drive=x", "a,,b", 'on,vectors=0"', "-x", "="])
+def test_a_serial_number_may_contain_anything(image: Path, serial: str) -> None:
+    with vioblk.open(f"qemu:{image}", serial=serial) as disk:
+        assert disk.serial == serial
 
 
 # The machine
@@ -332,7 +364,7 @@ def test_rules_for_errors_replace_each_other(image: Path) -> None:
 
 @pytest.mark.parametrize("options", ["machine=pc", "machine=pc&interface=legacy", "machine=q35"])
 def test_a_device_is_unplugged_and_another_plugged_in(image: Path, options: str) -> None:
-    given = f"{options}&num_queues=2&serial=one,two&property=bootindex=3"
+    given = f"{options}&num_queues=2&serial=one,two&property=bootindex=3,share-rw=yes"
     with vioblk.open(f"qemu:{image}?{given}") as disk:
         disk.write(0, b"\x61" * SECTOR)
         platform = qemu_of(disk.device)
@@ -345,6 +377,8 @@ def test_a_device_is_unplugged_and_another_plugged_in(image: Path, options: str)
         with pytest.raises(qemu.QmpError, match="refused"):
             platform.device_status()
         platform.plug()
+        path = "/machine/peripheral/device0"
+        assert platform.qmp("qom-get", path=path, property="share-rw") is True
         again = qemu.attach(platform.machine)
         assert again.read_status() == 0
         assert again.queue_size_max(1) == 256

@@ -13,6 +13,7 @@ the device from outside).
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import cast
 
 from vioblk.address import Address, parse_address, sort_options
 from vioblk.block.features import BLOCK_DEVICE_TYPE
@@ -72,8 +73,7 @@ def start(address: str, **options: object) -> Machine:
         driver_options={},
         device_type=BLOCK_DEVICE_TYPE,
     )
-    offer = chosen.transport.get("offer", frozenset())
-    assert isinstance(offer, frozenset)
+    offer = cast("frozenset[int]", chosen.transport.get("offer", frozenset()))
     return Machine(settings(parsed, {**chosen.transport, "offer": offer | chosen.force_on}))
 
 

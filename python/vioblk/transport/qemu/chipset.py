@@ -199,8 +199,7 @@ class Q35(Chipset):
         pin = self._pin(location)
         if pin < 0:
             return None
-        slot = location.device if location.bus == 0 else self._root_port_slot
-        assert slot is not None
+        slot = self._root_port_slot if location.bus and self._root_port_slot else location.device
         gsi = self.FIRST_GSI + self.SLOT_PIRQS + (slot + pin) % 4
         self.config(location).write(INTERRUPT_LINE, 1, gsi)
         return gsi
@@ -220,6 +219,7 @@ class Q35(Chipset):
             )
         port = self.config(Location(0, self._root_port_slot))
         capability = walk(port).pcie
-        assert capability is not None, "a root port has one"
+        if capability is None:
+            raise TransportError("the root port says that it is no PCI Express port")
         control = capability.offset + self.SLOT_CONTROL
         port.write(control, 2, port.read(control, 2) & ~self.POWER_BITS | bits)

@@ -55,15 +55,11 @@ class DeviceControls:
     def device_status(self) -> dict[str, Any]:
         """The device's own view: status, features of both sides, queues (QMP
         x-query-virtio-status)."""
-        found = self.qmp("x-query-virtio-status", path=BACK_END_PATH)
-        assert isinstance(found, dict)
-        return found
+        return dict(self.qmp("x-query-virtio-status", path=BACK_END_PATH))
 
     def queue_status(self, index: int) -> dict[str, Any]:
         """The device's own view of a queue (QMP x-query-virtio-queue-status)."""
-        found = self.qmp("x-query-virtio-queue-status", path=BACK_END_PATH, queue=index)
-        assert isinstance(found, dict)
-        return found
+        return dict(self.qmp("x-query-virtio-queue-status", path=BACK_END_PATH, queue=index))
 
     # Unplug and plug
 
@@ -76,6 +72,8 @@ class DeviceControls:
         machine = self.machine
         if machine.settings.machine == "q35" and not machine.settings.root_port:
             raise UnsupportedError("on q35, only what is behind a root port can be unplugged")
+        while machine.monitor.wait_event("DEVICE_DELETED", 0, _is_device) is not None:
+            pass  # The news of one before it.
         self.qmp("device_del", id=DEVICE_ID)
         machine.chipset.eject(machine.settings.slot)
         if not machine.monitor.wait_event("DEVICE_DELETED", timeout_s, _is_device):
@@ -165,10 +163,16 @@ def _held_event(request: str) -> str:
     return HELD_EVENTS[request]
 
 
+_SWITCHES: Final = {
+    **dict.fromkeys(("on", "yes", "true", "y"), True),
+    **dict.fromkeys(("off", "no", "false", "n"), False),
+}
+
+
 def _typed(value: str, type_name: str) -> object:
     """A property as the monitor takes it, which is stricter than the command line."""
     if type_name == "bool":
-        return value == "on"
+        return _SWITCHES.get(value, value)
     if type_name.startswith(("int", "uint", "size")):
         return int(value, 0)
     return value

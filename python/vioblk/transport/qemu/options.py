@@ -38,6 +38,12 @@ RAM_BYTES_MAX: Final = 2 << 30
 """So that all of it is at its own address, with no hole, on both machines."""
 
 
+OWN_PROPERTIES: Final = frozenset(
+    {"id", "bus", "addr", "drive", "rng", "disable-legacy", "disable-modern", "iothread"}
+)
+"""By these the device is found again."""
+
+
 def _place(minimum: int, maximum: int, meaning: str) -> Option:
     """An address of the machine, decimal or hexadecimal."""
 
@@ -59,6 +65,8 @@ def _argument(meaning: str) -> Option:
     def read(value: object) -> str:
         if not isinstance(value, (str, os.PathLike)) or not os.fspath(value):
             raise ValueError("some text")
+        if "\0" in str(value):
+            raise ValueError("text without a NUL byte")
         return os.fspath(value)
 
     return Option(read, meaning)
@@ -70,6 +78,9 @@ def _read_properties(value: object) -> Mapping[str, str]:
     pairs = [text.partition("=") for text in value.split(",")]
     if not all(name and equals for name, equals, _ in pairs):
         raise ValueError("name=value,name=value")
+    taken = sorted(OWN_PROPERTIES & {name for name, _, _ in pairs})
+    if taken:
+        raise ValueError(f"{', '.join(taken)} cannot be set so: other options decide it")
     return {name: chosen for name, _, chosen in pairs}
 
 
@@ -261,6 +272,7 @@ def settings(address: Address, options: Mapping[str, object]) -> Settings:
     known = properties_of(str(given.get("device", "blk")))
     given.setdefault("interface", _usual_interface(given))
     given.setdefault("root_port", given.get("machine") == "q35" and given["interface"] == "modern")
+    _refuse_text(address, given)
     _refuse_contradictions(address, given)
     _refuse_unknown_features(address, given, known)
     given["extra_properties"] = given.pop("property", {})
@@ -268,6 +280,20 @@ def settings(address: Address, options: Mapping[str, object]) -> Settings:
     if chosen.is_null and chosen.null_bytes % 512:
         raise AddressError(f"{address.text}: a disk has a multiple of 512 bytes")
     return chosen
+
+
+def _refuse_text(address: Address, given: Mapping[str, Any]) -> None:
+    """What cannot be said on QEMU's command line."""
+    texts = [address.target, os.fsdecode(given.get("serial", b"")), *given.get("property", ())]
+    texts += given.get("property", {}).values()
+    if any("\0" in each for each in texts):
+        raise AddressError(f"{address.text!r}: there is a NUL byte in it, which no program takes")
+    try:
+        address.target.encode()
+    except UnicodeEncodeError:
+        raise AddressError(
+            f"{address.text!r}: QEMU takes names of files in UTF-8 only; use a link to it"
+        ) from None
 
 
 def _usual_interface(given: Mapping[str, Any]) -> str:

@@ -131,8 +131,13 @@ class QemuPlatform(DeviceControls):
             line = machine.chipset.route(machine.location, machine.settings.irq)
             if line is None:
                 return None
-            self._intx = IntxLine(line)
-            machine.lines.listen(line, self._intx.set_level)
+            intx = IntxLine(line)
+            try:
+                machine.lines.listen(line, intx.set_level)
+            except BaseException:
+                intx.close()
+                raise
+            self._intx = intx
         return self._intx.fd
 
     def acknowledge_intx(self) -> None:
