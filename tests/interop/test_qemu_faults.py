@@ -317,6 +317,7 @@ def kill_in_flight(disk: BlockDevice) -> None:
     for thread in threads:
         thread.join(WAIT_S)
     assert [type(error) for error in raised] == [vioblk.DeviceGoneError] * 3
+    assert any("QEMU was ended by SIGKILL" in str(error) for error in raised)
     for call in (lambda: disk.write(0, bytes(512)), disk.flush, disk.reset):
-        with pytest.raises(vioblk.DeviceGoneError):
+        with pytest.raises(vioblk.DeviceGoneError, match="QEMU was ended by SIGKILL"):
             call()

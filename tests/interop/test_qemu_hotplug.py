@@ -138,7 +138,7 @@ def test_unplugged_with_many_requests_in_flight(
         assert touch(commands, bars) == []
         check_that_another_works(platform)
         commands.clear()
-        with pytest.raises(vioblk.DeviceGoneError):
+        with pytest.raises(vioblk.DeviceGoneError, match="gone: the device was unplugged"):
             disk.read(0, 512)
         disk.close()
         assert touch(commands, bars) == [], "which are another's now"

@@ -416,6 +416,9 @@ class ModelPlatform:
         else:
             change_command(self.config, clear_bits=bits)
 
+    def explain_end(self) -> str | None:
+        return None
+
     def explain_failure(self) -> str | None:
         return "the model knows of nothing"
 

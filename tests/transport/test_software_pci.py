@@ -663,3 +663,12 @@ def test_a_queue_reset_that_never_ends_is_given_up(reach_function: MakeTransport
     with pytest.raises(ResetTimeoutError, match=r"queue 0 did not confirm its reset within 0\.05"):
         layout.reset_queue(0, timeout_s=0.05)
     assert_obedient(transport)
+
+
+@pytest.mark.parametrize("ring", ["native", "reference"])
+def test_an_error_says_that_the_device_was_unplugged(ring: Ring) -> None:
+    with vioblk.open("mem:1M?bus=pci", ring=ring) as disk:
+        transport_of(disk).machine.unplug()
+        for call in (lambda: disk.read(0, 512), disk.flush, disk.reset, disk.flush):
+            with pytest.raises(vioblk.DeviceGoneError, match="gone: the device was unplugged"):
+                call()

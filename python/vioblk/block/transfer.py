@@ -55,6 +55,8 @@ class Transfers:
         self._memory = memory
         self._explain_failure = explain_failure
         self._look_for_cause = look_for_cause
+        self._gone_because: str | None = None
+        """Asked once: afterwards the device is not live, and would not be looked at."""
         self._turn = itertools.count()
         self._ended: VioblkError | None = None
 
@@ -82,12 +84,17 @@ class Transfers:
         what the device shows then.
 
         Raises DeviceGoneError in the place of a time-out if the device is found to need a reset,
-        or to have gone.
+        or to have gone; and says why it hung up, where that is known.
         """
         try:
             self.next_queue().execute(requests, statuses, timeout_s)
         except RequestTimeoutError as error:
             timed_out = f"after {timeout_s:g} s: {error}"
+        except DeviceGoneError as error:
+            why = self._why_gone()
+            if why is None:
+                raise
+            raise DeviceGoneError(f"{why} ({error})") from None
         else:
             return
         look, shown = self._look_for_cause, None
@@ -96,6 +103,16 @@ class Transfers:
         except DeviceGoneError as error:
             raise DeviceGoneError(f"{error}; seen {timed_out}") from None
         raise RequestTimeoutError(f"{timed_out}; {shown}" if shown else timed_out)
+
+    def _why_gone(self) -> str | None:
+        """What the queues cannot know: they see no more than a hang-up."""
+        look = self._look_for_cause
+        if self._gone_because is None and look:
+            try:
+                look()
+            except DeviceGoneError as error:
+                self._gone_because = str(error)
+        return self._gone_because
 
     def run(self, batch: bytearray) -> None:
         """Run a batch of records on one queue and wait for it.

@@ -105,6 +105,9 @@ class PciPlatform(Protocol):
     def set_bus_master(self, enabled: bool) -> None:
         """Let the device reach memory, or not (command register, bit 2)."""
 
+    def explain_end(self) -> str | None:
+        """Why `hangup_fd` has hung up, if the platform knows more than that."""
+
     def explain_failure(self) -> str | None:
         """What the platform knows of why the device last failed a request, if anything."""
 

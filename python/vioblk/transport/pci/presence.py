@@ -22,6 +22,8 @@ class Presence:
 
     def __init__(self, platform: PciPlatform, address: str) -> None:
         self._config = platform.config
+        # Weakly: threads hold this, and must not keep the machine alive.
+        self._platform = weakref.ref(platform)
         self._address = address
         self._ended: str | None = None
         self._closed = False
@@ -83,9 +85,7 @@ class Presence:
         if self._ended is None and self._hung_up():
             if self._closed:  # Meanwhile: the socket was shut by us.
                 raise self._closed_error()
-            self._mark(
-                f"{self._address}: the device has gone: it was unplugged, or its machine ended"
-            )
+            self._mark(f"{self._address}: the device has gone: {self._why_it_hung_up()}")
         if self._ended is not None:
             raise DeviceGoneError(self._ended)
 
@@ -97,6 +97,11 @@ class Presence:
         except ValueError:
             raise self._closed_error() from None
         return bool(poller.poll(0))
+
+    def _why_it_hung_up(self) -> str:
+        platform = self._platform()
+        known = None if platform is None else platform.explain_end()
+        return known or "it was unplugged, or its machine ended"
 
     def _closed_error(self) -> StateError:
         return StateError(f"{self._address} was closed; open it again")

@@ -154,6 +154,10 @@ class QemuPlatform(DeviceControls):
 
     # The end
 
+    def explain_end(self) -> str | None:
+        """Whether the device was unplugged, or QEMU has ended, and what it said then."""
+        return self._presence.reason
+
     def explain_failure(self) -> str | None:
         """What QEMU has said of an I/O error."""
         # It tells of the error after it has completed the request, and then answers.

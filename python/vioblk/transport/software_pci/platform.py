@@ -174,6 +174,10 @@ class SoftwarePciPlatform:
             with suppress(OSError):
                 self._theirs.shutdown(socket.SHUT_RDWR)
 
+    def explain_end(self) -> str | None:
+        """There is but one reason for a hang-up."""
+        return "the device was unplugged"
+
     def explain_failure(self) -> str | None:
         """The last error of the file that backs the disk."""
         return explain_last_error(self.device)
