@@ -18,6 +18,14 @@ INTERRUPT_TESTS: Final = "tests/transport/test_pci_interrupts.py"
 
 MUTANTS: Final = (
     Mutant(
+        name="a-window-for-each-structure",
+        violation="lets a doorbell re-aim the window that another access has aimed (PCI-CFGACC-01)",
+        function="vioblk.pci.choose:_Chooser._reach",
+        old='window = None if self._access == "bar" else self._window',
+        new='window = None if self._access == "bar" else self._make_window()',
+        test=f"{CHOICE_TESTS}::test_a_doorbell_keeps_out_of_an_access_to_another_structure",
+    ),
+    Mutant(
         name="queue-enabled-first",
         violation="enables a queue before its addresses are programmed (PCI-COMMON-04)",
         function=f"{MODERN}.enable_queue",
