@@ -163,8 +163,15 @@ class Machine:
                 f"the device at {self.location} is driven already, and it has one status and one "
                 "set of queues; close what is attached to it first"
             )
-        explain = self.process.explain_end
-        self.process.on_end(lambda: presence.leave(explain()))
+        explain, reference = self.process.explain_end, weakref.ref(presence)
+
+        def tell() -> None:
+            # Not kept: there may be many of them, one after the other.
+            followed = reference()
+            if followed is not None:
+                followed.leave(explain())
+
+        self.process.on_end(tell)
         return presence
 
     @property
