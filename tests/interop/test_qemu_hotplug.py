@@ -191,7 +191,8 @@ def test_after_a_reset_of_the_machine_a_reset_of_the_disk_brings_it_back(
         machine = qemu_of(disk.device).machine
         reset_machine(machine)
         set_up_again(machine)
-        assert_gone(disk, "somebody else has reset the device")
+        # Or an interrupt that was late has found no registers in between.
+        assert_gone(disk, "somebody else has reset the device|needs a reset")
         disk.reset()
         assert disk.read(0, 512) == bytes(512)
 
