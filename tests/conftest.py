@@ -1,5 +1,6 @@
 """What all tests share."""
 
+import gc
 from typing import Literal, TypeAlias
 
 import pytest
@@ -7,6 +8,12 @@ import pytest
 pytest_plugins = ["tests.clauses.plugin", "tests.mutants.plugin"]
 
 RingName: TypeAlias = Literal["native", "reference"]
+
+
+def pytest_collection_finish() -> None:
+    """Modules and tests stay to the end: the collector, which many tests call, need not look at
+    them each time."""
+    gc.freeze()
 
 
 @pytest.fixture(params=["native", "reference"])
