@@ -11,6 +11,7 @@ import pytest
 import vioblk
 from tests.block.conftest import OpenDisk, OpenRecorded
 from tests.block.recording import RecordingTransport
+from tests.support.rings import rings_in_turn
 from vioblk._native import SoftwareDevice
 from vioblk.block.config import BlockConfig
 from vioblk.block.disk import BlockDevice
@@ -200,7 +201,7 @@ def test_where_nobody_is_told_a_wait_in_vain_finds_out(open_disk: OpenDisk) -> N
     works(disk)
 
 
-@pytest.mark.parametrize("address", EVERY_WAY)
+@rings_in_turn("address", EVERY_WAY)
 def test_a_time_out_says_that_the_device_shows_no_error(open_disk: OpenDisk, address: str) -> None:
     disk = open_disk(address, timeout_s=SHORT_S)
     software(disk).inject("silence")
@@ -213,7 +214,7 @@ def test_a_time_out_says_that_the_device_shows_no_error(open_disk: OpenDisk, add
     works_again(disk)
 
 
-@pytest.mark.parametrize("address", EVERY_WAY)
+@rings_in_turn("address", EVERY_WAY)
 def test_a_device_that_somebody_else_has_reset_is_found_out(
     open_disk: OpenDisk, address: str
 ) -> None:
@@ -245,7 +246,7 @@ def test_who_waits_for_a_device_that_is_unplugged_is_told_at_once(
             call()
 
 
-@pytest.mark.parametrize("address", PCI)
+@rings_in_turn("address", PCI)
 @pytest.mark.parametrize("quietly", [False, True], ids=["told", "quietly"])
 def test_a_device_that_has_gone_is_not_touched_any_more(
     open_disk: OpenDisk, address: str, quietly: bool
@@ -277,7 +278,7 @@ def test_the_reset_of_a_device_that_has_gone_says_so(open_disk: OpenDisk, addres
     disk.close()
 
 
-@pytest.mark.parametrize("address", PCI)
+@rings_in_turn("address", PCI)
 def test_memory_of_a_device_that_has_gone_can_be_let_go_of(
     open_disk: OpenDisk, address: str
 ) -> None:
@@ -295,7 +296,7 @@ def test_memory_of_a_device_that_has_gone_can_be_let_go_of(
 # Bus master off
 
 
-@pytest.mark.parametrize("address", PCI)
+@rings_in_turn("address", PCI)
 def test_without_bus_mastering_requests_time_out_and_complete_when_it_is_back(
     open_disk: OpenDisk, address: str
 ) -> None:

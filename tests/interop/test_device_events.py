@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 import vioblk
-from tests.clauses import clause
 from tests.conftest import RingName
 from tests.support.qemu import qemu_of
+from tests.support.rings import rings_in_turn
 from vioblk.block.config import BlockConfig
 from vioblk.block.disk import BlockDevice
 from vioblk.block.request import COMPLETION_RECORD, REQUEST_RECORD, RequestType
@@ -67,7 +67,6 @@ def wait_in_thread(call: Callable[[], object]) -> tuple[threading.Thread, list[E
 # The configuration changes
 
 
-@clause("CFG-03")
 @pytest.mark.parametrize("options", BOTH)
 def test_a_resize_is_seen_while_the_disk_is_used(open_disk: OpenDisk, options: str) -> None:
     seen: list[BlockConfig] = []
@@ -143,7 +142,7 @@ def test_a_device_that_cannot_tell_is_found_to_need_a_reset(open_disk: OpenDisk)
     works(disk)
 
 
-@pytest.mark.parametrize("options", LEGACY)
+@rings_in_turn("options", LEGACY)
 def test_a_legacy_device_shows_no_error_and_works_after_a_reset(
     open_disk: OpenDisk, options: str
 ) -> None:
@@ -166,7 +165,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
 # Unplugged
 
 
-@pytest.mark.parametrize(
+@rings_in_turn(
     "options", [*BOTH, "interface=modern&interrupts=none", "machine=q35&interrupts=msix"]
 )
 def test_who_waits_for_a_disk_that_is_unplugged_is_told_at_once(
@@ -203,7 +202,7 @@ def test_who_waits_for_a_disk_that_is_unplugged_is_told_at_once(
 # Bus master off
 
 
-@pytest.mark.parametrize("options", [*BOTH, "interface=modern&interrupts=none"])
+@rings_in_turn("options", [*BOTH, "interface=modern&interrupts=none"])
 def test_without_bus_mastering_requests_time_out_and_complete_when_it_is_back(
     open_disk: OpenDisk, options: str
 ) -> None:

@@ -16,6 +16,7 @@ from tests.interop.eras import CAPACITY_BYTES, ERAS, DiskIn, Era, disk_of
 from tests.interop.qemu_machines import poll
 from tests.support.qemu import qemu_of
 from tests.support.qemu_trace import QemuTrace, Seen
+from tests.support.rings import rings_in_turn
 from vioblk._native import Region
 from vioblk.block import attach as block
 from vioblk.block.config import Geometry, Topology
@@ -33,7 +34,7 @@ LATENCY_S = 0.2
 STARTS = ("virtio_blk_handle_read", "virtio_blk_handle_write")
 END = "virtio_blk_req_complete"
 
-on_both = pytest.mark.parametrize("era", ERAS, ids=[era.name for era in ERAS])
+on_both = rings_in_turn("era", ERAS)
 
 
 @pytest.fixture
@@ -326,13 +327,13 @@ def test_a_device_that_does_not_answer_to_a_reset_is_an_error_in_time(
         assert disk.read(512, 512) == numbered(1)
 
 
-@pytest.fixture(params=ERAS, ids=lambda era: str(era.name))
-def machine(request: pytest.FixtureRequest, image: Path) -> Iterator[qemu.Machine]:
-    era: Era = request.param
+@pytest.fixture
+def machine(era: Era, image: Path) -> Iterator[qemu.Machine]:
     with qemu.start(era.address(image, reply_timeout=3)) as machine:
         yield machine
 
 
+@on_both
 def test_a_disk_in_use_refuses_to_be_detached(machine: qemu.Machine, ring: RingName) -> None:
     """QEMU stands still meanwhile, so that nothing completes too early."""
     bus = Bus()
@@ -354,6 +355,7 @@ def test_a_disk_in_use_refuses_to_be_detached(machine: qemu.Machine, ring: RingN
     assert disk.closed
 
 
+@on_both
 def test_a_disk_that_somebody_reads_refuses_to_be_detached(
     machine: qemu.Machine, ring: RingName
 ) -> None:

@@ -109,7 +109,7 @@ def touch(commands: list[str], bars: dict[int, Bar]) -> list[str]:
 def test_unplugged_with_many_requests_in_flight(
     monkeypatch: pytest.MonkeyPatch, way: Way, ring: str
 ) -> None:
-    address = f"qemu:null:8M?{way.options}&latency=0.1&num_queues=2"
+    address = f"qemu:null:8M?{way.options}&latency=0.05&num_queues=2"
     with vioblk.open(address, ring=ring, timeout_s=WAIT_S) as disk:
         platform, bars = qemu_of(disk.device), dict(qemu_of(disk.device).machine.bars)
         batches = [Batch(disk) for _ in range(3)]
@@ -157,7 +157,7 @@ def assert_gone(disk: BlockDevice, why: str | None = None) -> None:
     region = disk.alloc(512)
     record = REQUEST_RECORD.pack(RequestType.IN, 0, 0, 0, 512, region.handle, 0)
     with pytest.raises(vioblk.DeviceGoneError, match=why):
-        disk.execute(record, bytearray(1), 0.1)
+        disk.execute(record, bytearray(1), 0.02)
 
 
 @EACH_WAY_AND_RING

@@ -27,6 +27,7 @@ from tests.interop.qemu_machines import poll
 from tests.support.leaks import no_leaks
 from tests.support.qemu import qemu_of
 from tests.support.qemu_trace import QemuTrace
+from tests.support.rings import rings_in_turn
 from vioblk import rng
 from vioblk.block import attach as block
 from vioblk.block.features import BLOCK_DEVICE_TYPE
@@ -47,6 +48,7 @@ PIRQA_ROUTING = 0x60
 DATA = bytes(range(256)) * 32
 
 on_both = pytest.mark.parametrize("era", ERAS, ids=[era.name for era in ERAS])
+on_both_by_a_ring = rings_in_turn("era", ERAS)
 
 
 @pytest.fixture
@@ -86,7 +88,7 @@ def test_the_listing_says_what_pciconf_said_in_2011(image: Path) -> None:
 
 
 @clause("PCI-DISC-01", "PCI-DISC-02")
-@on_both
+@on_both_by_a_ring
 def test_the_disk_is_found_and_opened_as_it_was_found(
     image: Path, era: Era, ring: RingName
 ) -> None:
@@ -213,8 +215,17 @@ def disk_first(bus: Bus, disk: AddressCandidate) -> None:
     bus.register(block.DRIVER)
 
 
-@on_both
-@pytest.mark.parametrize("meet", [driver_first, disk_first])
+@pytest.mark.parametrize(
+    ("era", "meet", "ring"),
+    [
+        pytest.param(era, meet, ring, id=f"{era.name}-{meet.__name__}-{ring}")
+        for (era, meet), ring in zip(
+            itertools.product(ERAS, (driver_first, disk_first)),
+            ("native", "reference", "reference", "native"),
+            strict=True,
+        )
+    ],
+)
 def test_driver_and_disk_meet_whichever_is_there_first(
     image: Path, era: Era, ring: RingName, meet: Meet
 ) -> None:
@@ -256,7 +267,7 @@ def test_drivers_can_be_registered_in_any_order(
 
 
 @clause("INIT-01", "INIT-02", "INIT-03", "INIT-11")
-@on_both
+@on_both_by_a_ring
 def test_attaching_runs_and_the_device_sees_every_step(
     image: Path, tmp_path: Path, era: Era, ring: RingName
 ) -> None:
@@ -350,7 +361,7 @@ def test_another_module_cannot_define_what_one_has_defined(image: Path) -> None:
     bus.detach(address)
 
 
-@on_both
+@on_both_by_a_ring
 def test_a_device_has_one_driver_at_a_time(image: Path, era: Era, ring: RingName) -> None:
     with qemu.start(era.address(image)) as machine:
         bus = Bus()
