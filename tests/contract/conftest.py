@@ -23,15 +23,16 @@ class Case:
         return vioblk.open(self.address, ring=self.ring, **options)
 
 
-@pytest.fixture(params=TARGETS, ids=lambda target: str(target.name))
-def target(request: pytest.FixtureRequest) -> Target:
-    """Every test of the suite runs on every target, through every ring."""
-    chosen: Target = request.param
-    return chosen
-
-
-@pytest.fixture
-def case(target: Target, ring: str, tmp_path: Path) -> Iterator[Case]:
+@pytest.fixture(
+    params=[
+        pytest.param((target, ring), id=f"{target.name}-{ring}")
+        for target in TARGETS
+        for ring in target.rings
+    ]
+)
+def case(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Case]:
+    """Every test of the suite runs on every target, through its rings."""
+    target, ring = request.param
     with ExitStack() as stack:
         yield Case(target, ring, stack.enter_context(target.serve(tmp_path)))
 
