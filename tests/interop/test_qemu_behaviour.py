@@ -2,6 +2,7 @@
 to be prepared for."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,7 @@ from vioblk.ring.raw import NO_INTERRUPT, NO_NOTIFY
 from vioblk.status import Status
 from vioblk.transport.pci import PciTransport
 from vioblk.transport.qemu import attach, start
+from vioblk.transport.qemu.interrupts import InterruptLines
 
 # Negotiation
 
@@ -160,6 +162,30 @@ def test_notify_on_empty_overrides_no_interrupt(way: Way, negotiated: bool) -> N
         disk.vectors.forget(1)
         disk.queue.run(disk.request(RequestType.IN, in_bytes=512))
         disk.vectors.wait(1)
+
+
+@pytest.mark.parametrize("slot", [2, 3, 4, 6])
+@pytest.mark.parametrize("machine", ["pc", "q35&root_port=off"])
+def test_the_pin_of_each_slot_comes_out_where_it_is_listened_to(
+    monkeypatch: pytest.MonkeyPatch, machine: str, slot: int
+) -> None:
+    """Those of neighbouring slots are connected to different inputs."""
+    levels: list[bool] = []
+    listen = InterruptLines.listen
+
+    def recording(self: InterruptLines, line: int, call: Callable[[bool], None]) -> None:
+        def record(level: bool) -> None:
+            levels.append(level)
+            call(level)
+
+        listen(self, line, record)
+
+    monkeypatch.setattr(InterruptLines, "listen", recording)
+    with raw_disk(f"qemu:null:1M?machine={machine}&slot={slot}", interrupts="intx") as disk:
+        disk.queue.run(disk.request(RequestType.IN, in_bytes=512))
+        # QEMU tells of a level before it answers what came later.
+        settle(disk.platform)
+        assert True in levels
 
 
 @on(WAYS)

@@ -32,16 +32,16 @@ MUTANTS: Final = (
         function=f"{QUEUE}._submit",
         old="range(start, len(checked))",
         new="range(start, min(start + (1 if start else self.size), len(checked)))",
-        test=f"{FAULTS}::test_one_completion_restarts_all_of_the_backlog_that_fits",
+        test=f"{FAULTS}::test_one_completion_restarts_all_of_the_backlog_that_fits[today-reference]",
     ),
     Mutant(
         name="what-does-not-fit-goes-to-the-end",
         violation="lets the requests behind go before one that does not fit",
         function=f"{QUEUE}._run",
         old="submitted_count += self._submit(",
-        new="checked[submitted_count:] = checked[submitted_count:][:: -1 if submitted_count else 1]"
-        "; submitted_count += self._submit(",
-        test=f"{FAULTS}::test_a_request_that_does_not_fit_now_keeps_its_place",
+        new="checked[submitted_count:] = sorted(checked[submitted_count:], key=lambda each: "
+        "each.sector if submitted_count else 0); submitted_count += self._submit(",
+        test=f"{FAULTS}::test_a_request_that_does_not_fit_now_keeps_its_place[today-reference]",
     ),
     Mutant(
         name="two-drivers-have-one-device",

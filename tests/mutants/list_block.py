@@ -94,6 +94,6 @@ MUTANTS: Final = (
         function=f"{DRIVER}.refresh",
         old="self.config = read_block_config(device)",
         new="pass",
-        test=f"{REFUSALS}::test_a_disk_that_shrank_refuses_what_is_gone",
+        test="tests/block/test_events.py::test_a_change_while_the_device_comes_to_life_is_seen",
     ),
 )

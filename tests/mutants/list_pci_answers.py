@@ -41,8 +41,7 @@ MUTANTS: Final = (
         function=f"{PLANS}:_MessagePlan._open",
         old="if self._watcher is not None:",
         new="if self._watcher is not None:\n        return\n    if False:",
-        test="tests/transport/test_pci_interrupts.py::"
-        "test_a_second_life_is_heard_whatever_eventfds_it_is_given",
+        test="tests/transport/test_pci_interrupts.py::test_each_life_has_a_watcher_of_its_own",
     ),
     Mutant(
         name="pin-silenced",

@@ -40,7 +40,7 @@ MUTANTS: Final = (
         function="vioblk.transport.pci.window_doorbell:_Bell._try_to_ring",
         old="self._place.offset, 2, self._place.value",
         new="self._place.offset, 4, self._place.value",
-        test=f"{USE}::test_a_function_whose_bar_is_not_mapped_is_driven_through_the_window",
+        test=f"{USE}::test_a_doorbell_rings_through_the_window_by_the_index_in_two_bytes",
     ),
     Mutant(
         name="vector-beyond-the-table",
@@ -73,7 +73,8 @@ MUTANTS: Final = (
         function="vioblk.transport.pci.presence:Presence.judge",
         old="self._look()",
         new="pass",
-        test=f"{HOSTILE}::test_a_device_that_goes_quietly_is_found_out_by_its_registers",
+        test="tests/transport/test_pci.py::"
+        "test_a_device_that_reads_as_all_ones_has_gone_and_is_left_alone",
     ),
     Mutant(
         name="generation-not-compared",

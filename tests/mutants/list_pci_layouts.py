@@ -106,8 +106,7 @@ MUTANTS: Final = (
         function=f"{PLANS}:IntxPlan._on_interrupt",
         old="if isr & ISR_CONFIG:",
         new="elif isr & ISR_CONFIG:",
-        test=f"{INTERRUPT_TESTS}::"
-        "test_one_interrupt_stands_for_a_change_and_for_used_buffers_of_all_queues",
+        test=f"{INTERRUPT_TESTS}::test_an_isr_that_says_both_is_passed_on_to_both",
     ),
     Mutant(
         name="dead-registers-touched",

@@ -9,7 +9,6 @@ PACKAGE: Final = "vioblk.transport.qemu"
 ORPHAN_TESTS: Final = "tests/transport/test_qemu_orphans.py"
 QTEST_TESTS: Final = "tests/transport/test_qemu_qtest.py"
 MACHINE_TESTS: Final = "tests/transport/test_qemu.py"
-OPTION_TESTS: Final = "tests/interop/test_qemu_options.py"
 
 MUTANTS: Final = (
     Mutant(
@@ -50,6 +49,7 @@ MUTANTS: Final = (
         function=f"{PACKAGE}.chipset:Pc.route",
         old="(location.device - 1 + pin) & 3",
         new="pin & 3",
-        test=f"{OPTION_TESTS}::test_a_disk_works[slot=30&interrupts=intx]",
+        test="tests/interop/test_qemu_behaviour.py::"
+        "test_the_pin_of_each_slot_comes_out_where_it_is_listened_to",
     ),
 )

@@ -27,6 +27,7 @@ from vioblk.pci.layout import ISR_CONFIG, ISR_QUEUE, NO_VECTOR
 from vioblk.status import DeviceState, Status
 from vioblk.transport.pci import PciTransport
 from vioblk.transport.pci.interrupts import InterruptMode
+from vioblk.transport.pci.plans import IntxPlan
 
 Reach = Callable[..., PciTransport]
 
@@ -330,6 +331,19 @@ def test_a_second_life_is_heard_whatever_eventfds_it_is_given(
         assert waiter is None or waiter.woken()
 
 
+@pytest.mark.parametrize("interrupts", ["msix", "shared", "config"])
+def test_each_life_has_a_watcher_of_its_own(reach: Reach, interrupts: InterruptMode) -> None:
+    transport = reach(ModernFunction().platform, interrupts)
+    seen: set[threading.Thread] = set()
+    for life in range(3):
+        transport.write_status(0)
+        live(transport)
+        watching = {each for each in threading.enumerate() if each.name.startswith("vioblk-")}
+        # One of before may still be on its way out.
+        assert watching - seen, f"nobody watches life {life} but who watched one before"
+        seen |= watching
+
+
 def interrupt(function: ModernFunction | LegacyFunction, interrupts: InterruptMode) -> None:
     """A change and used buffers, by all vectors or by the pin."""
     if interrupts == "intx":
@@ -437,6 +451,37 @@ def test_one_interrupt_stands_for_a_change_and_for_used_buffers_of_all_queues(
         function.platform.interrupt(0)
     assert all(waiter.woken() for waiter in waiters)
     assert calls.came()
+
+
+@clause("PCI-CFGINT-01")
+def test_an_isr_that_says_both_is_passed_on_to_both(reach: Reach) -> None:
+    """Step by step, with nobody who waits for the eventfds."""
+    function = ModernFunction()
+    transport = reach(function.platform, "intx")
+    live(transport)
+    assert transport._interrupts is not None
+    plan = transport._interrupts._plan
+    assert isinstance(plan, IntxPlan)
+    for watcher in plan._watchers:
+        watcher.close()
+    for isr, used, changed in [
+        (ISR_QUEUE, True, False),
+        (ISR_CONFIG, False, True),
+        (ISR_QUEUE | ISR_CONFIG, True, True),
+    ]:
+        function.isr_value = isr
+        plan._on_interrupt()
+        assert plan._used is not None
+        assert plan._changed is not None
+        assert [take(each.fd) for each in (plan._used, plan._changed)] == [used, changed]
+
+
+def take(fd: int) -> bool:
+    """Whether an eventfd was signalled; forgets it."""
+    try:
+        return os.eventfd_read(fd) > 0
+    except BlockingIOError:
+        return False
 
 
 @clause("PCI-CFGINT-01")

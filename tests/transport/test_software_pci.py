@@ -9,6 +9,7 @@ import pytest
 
 import vioblk
 from tests.clauses import clause
+from tests.interop.qemu_machines import poll
 from tests.support.drivers import PlainDriver, PlainQueue
 from tests.support.leaks import no_leaks
 from tests.support.pci_machine import (
@@ -240,6 +241,22 @@ def test_a_function_whose_bar_is_not_mapped_is_driven_through_the_window(
     assert len(of(uses(transport.face), "notify")) > 0
     disk.close()
     assert_obedient(transport)
+
+
+@clause("PCI-NOTIFY-01", "PCI-NOTIFY-03")
+def test_a_doorbell_rings_through_the_window_by_the_index_in_two_bytes(
+    reach_function: MakeTransport,
+) -> None:
+    transport = reach_function(queues=2, bar_mapped=False, interrupts="none")
+    driver = PlainDriver([], wish=Wish(wanted=frozenset({BlockFeature.MQ})), queues=2)
+    VirtioDevice(transport).initialize(driver)
+    doorbell = driver.handles[1].queue.parts.wires.doorbell
+    assert doorbell is not None
+    transport.face.clear_log()
+    doorbell.ring()
+    assert poll(lambda: of(uses(transport.face), "notify") or transport.face.violations)
+    assert_obedient(transport)
+    assert [(each.width, each.value) for each in of(uses(transport.face), "notify")] == [(2, 1)]
 
 
 def test_msix_needs_a_bar_that_is_mapped(reach_function: MakeTransport) -> None:
