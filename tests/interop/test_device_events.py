@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import vioblk
+from tests.clauses import clause
 from tests.conftest import RingName
 from tests.support.qemu import qemu_of
 from tests.support.rings import rings_in_turn
@@ -67,6 +68,7 @@ def wait_in_thread(call: Callable[[], object]) -> tuple[threading.Thread, list[E
 # The configuration changes
 
 
+@clause("BLK-CAP-01", "BLK-CAP-02")
 @pytest.mark.parametrize("options", BOTH)
 def test_a_resize_is_seen_while_the_disk_is_used(open_disk: OpenDisk, options: str) -> None:
     seen: list[BlockConfig] = []

@@ -85,7 +85,7 @@ def assert_no_violation(disk: BlockDevice) -> None:
         assert (transport.face.violations, transport.config.violations) == ([], [])
 
 
-@clause("PCI-CFGINT-01", "PCI-LEG-01", "PCI-LEG-03")
+@clause("PCI-LEG-01", "PCI-LEG-03")
 @pytest.mark.parametrize("interrupts", INTERRUPT_MODES)
 @pytest.mark.parametrize("machine", sorted(set(MACHINES) - {"one-queue"}))
 def test_requests_and_changes_come_by_every_kind_of_interrupt(
@@ -201,7 +201,7 @@ def configured_data(disk: BlockDevice) -> int:
     return value
 
 
-@clause("PCI-VQRESET-01", "PCI-VQRESET-02", "PCI-VQRESET-03")
+@clause("PCI-VQRESET-02", "PCI-VQRESET-03")
 @pytest.mark.parametrize("machine", ["software", "modern"])
 def test_one_queue_is_reset_and_used_again_with_another_size(open_disk: Open, machine: str) -> None:
     offer = "" if machine == "modern" else "&offer=ring_reset"

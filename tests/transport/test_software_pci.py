@@ -658,7 +658,7 @@ def addresses(transport: SoftwarePciTransport, size: int) -> QueueAddresses:
     )
 
 
-@clause("PCI-VQRESET-01", "PCI-VQRESET-02", "PCI-VQRESET-03")
+@clause("PCI-VQRESET-02", "PCI-VQRESET-03")
 def test_a_queue_is_reset_and_enabled_with_another_size(reach_function: MakeTransport) -> None:
     transport = start_with_ring_reset(reach_function)
     layout = transport.layout
