@@ -57,8 +57,8 @@ def start_device(space: DmaSpace, ring: Region, layout: RingLayout) -> SoftwareD
         0,
         QUEUE_SIZE,
         ring.device_address + layout.descriptors_offset,
-        ring.device_address + layout.available_offset,
-        ring.device_address + layout.used_offset,
+        ring.device_address + layout.driver_offset,
+        ring.device_address + layout.device_offset,
     )
     device.write_status(ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK)
     return device
@@ -139,7 +139,7 @@ class PrebuiltSlots:
         self.sectors = view.cast("Q")
         self.statuses = view
         ring = memoryview(memory.ring)
-        available, used = raw.layout.available_offset + 4, raw.layout.used_offset + 4
+        available, used = raw.layout.driver_offset + 4, raw.layout.device_offset + 4
         self.available = ring[available : available + 2 * QUEUE_SIZE].cast("H")
         self.used = ring[used : used + 8 * QUEUE_SIZE].cast("I")
         self.index = 0

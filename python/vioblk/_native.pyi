@@ -211,6 +211,12 @@ class SplitLayout:
     @property
     def used_offset(self) -> int: ...
     @property
+    def driver_offset(self) -> int:
+        """Of the driver area: the available ring."""
+    @property
+    def device_offset(self) -> int:
+        """Of the device area: the used ring."""
+    @property
     def indirect_offset(self) -> int: ...
     @property
     def length(self) -> int:
@@ -251,6 +257,70 @@ class SplitQueue:
     def clamped_count(self) -> int: ...
     @property
     def broken(self) -> str | None: ...
+    @property
+    def next_available(self) -> int: ...
+    def push(self, chain: Chain, /) -> int: ...
+    def push_many(self, chains: Sequence[Chain], /) -> list[int]: ...
+    def withdraw(self) -> list[int]: ...
+    def publish(self) -> bool: ...
+    def reap(self, limit: int | None = None) -> list[Completion]: ...
+    def arm(self) -> bool: ...
+    def disarm(self) -> None: ...
+    def reclaim(self) -> list[int]: ...
+
+@final
+class PackedLayout:
+    """Where the parts of a packed ring lie in its region (VIRTIO 1.4, 2.8 Packed Virtqueues)."""
+
+    @property
+    def descriptors_offset(self) -> int: ...
+    @property
+    def driver_offset(self) -> int:
+        """Of the driver area: the driver event suppression structure."""
+    @property
+    def device_offset(self) -> int:
+        """Of the device area: the device event suppression structure."""
+    @property
+    def indirect_offset(self) -> int: ...
+    @property
+    def length(self) -> int:
+        """Bytes that the region must have."""
+
+def packed_layout(size: int, *, indirect_table_size: int = 0) -> PackedLayout:
+    """Each part on its own cache line. `size`: from 1 to 32768, not only powers of two."""
+
+@final
+class PackedQueue:
+    """The driver's half of a packed ring. See `vioblk.ring.Ring` for the meaning of each verb;
+    the head of a chain is its buffer id."""
+
+    def __new__(
+        cls,
+        region: Region,
+        size: int,
+        *,
+        indirect_table_size: int = 0,
+        event_idx: bool = False,
+        strict: bool = False,
+        zeroed: bool = False,
+    ) -> Self:
+        """`zeroed`: the region is fresh from `alloc` and the device may know of it and be live,
+        so its event suppression structure, which is the device's to write, is left alone. Raises
+        ValueError if the flags of any descriptor are not 0 all the same."""
+    @property
+    def size(self) -> int: ...
+    @property
+    def layout(self) -> PackedLayout: ...
+    @property
+    def free_count(self) -> int: ...
+    @property
+    def outstanding_count(self) -> int: ...
+    @property
+    def clamped_count(self) -> int: ...
+    @property
+    def broken(self) -> str | None: ...
+    @property
+    def next_available(self) -> int: ...
     def push(self, chain: Chain, /) -> int: ...
     def push_many(self, chains: Sequence[Chain], /) -> list[int]: ...
     def withdraw(self) -> list[int]: ...

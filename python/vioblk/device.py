@@ -306,8 +306,8 @@ class VirtioDevice:
             QueueAddresses(
                 size=size,
                 descriptors_address=ring.device_address + layout.descriptors_offset,
-                driver_address=ring.device_address + layout.available_offset,
-                device_address=ring.device_address + layout.used_offset,
+                driver_address=ring.device_address + layout.driver_offset,
+                device_address=ring.device_address + layout.device_offset,
             ),
         )
         parts = QueueParts(

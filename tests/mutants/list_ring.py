@@ -4,14 +4,15 @@ from typing import Final
 
 from tests.mutants.mutant import Mutant
 
-_RING: Final = "vioblk.ring.reference:SplitQueue"
-_RAW: Final = "vioblk.ring.raw"
+_RING: Final = "vioblk.ring.reference.split:SplitQueue"
+_CHAINS: Final = "vioblk.ring.reference.chains"
+_RAW: Final = "vioblk.ring.raw.split"
 
 MUTANTS: Final = [
     Mutant(
         name="ring-kick-one-event-late",
         violation="notifies for an event behind the batch (SPLIT-KICK-07)",
-        function="vioblk.ring.reference:event_passed",
+        function=f"{_CHAINS}:event_passed",
         old="entries_since_event < new_entries",
         new="entries_since_event <= new_entries",
         test="tests/ring/test_publish.py::"
@@ -21,7 +22,7 @@ MUTANTS: Final = [
         name="ring-kick-without-modulo",
         violation="compares indices as plain numbers, so it misses a kick at the wrap"
         " (SPLIT-KICK-06)",
-        function="vioblk.ring.reference:event_passed",
+        function=f"{_CHAINS}:event_passed",
         old="return entries_since_event < new_entries",
         new="return old_index <= event_index < new_index",
         test="tests/ring/test_publish.py::"
@@ -74,15 +75,15 @@ MUTANTS: Final = [
     Mutant(
         name="ring-table-not-negotiated",
         violation="uses an indirect table without INDIRECT_DESC (SPLIT-INDIR-01)",
-        function=f"{_RING}._is_indirect",
-        old="return 1 < len(plan.parts) <= self._raw.indirect_table_size",
-        new="return len(plan.parts) > 1",
+        function=f"{_CHAINS}:Plan.is_indirect",
+        old="return 1 < len(self.parts) <= table_size",
+        new="return len(self.parts) > 1",
         test="tests/ring/test_push.py::test_without_indirect_desc_no_descriptor_has_the_flag",
     ),
     Mutant(
         name="ring-writable-first",
         violation="puts writable segments before readable ones (FRAME-01)",
-        function=f"{_RING}._validate",
+        function=f"{_CHAINS}:plan_of",
         old="parts += writable_parts",
         new="parts[:0] = writable_parts",
         test="tests/ring/test_push.py::"
@@ -91,8 +92,8 @@ MUTANTS: Final = [
     Mutant(
         name="ring-chain-longer-than-the-queue",
         violation="builds chains with more descriptors than the queue size (SPLIT-INDIR-03)",
-        function=f"{_RING}._validate",
-        old="if len(parts) > self._size:",
+        function=f"{_CHAINS}:plan_of",
+        old="if len(parts) > size:",
         new="if False:",
         test="tests/ring/test_push.py::test_a_chain_longer_than_the_queue_never_fits",
     ),
@@ -185,7 +186,7 @@ MUTANTS: Final = [
         name="ring-used-part-unaligned",
         violation="puts the used ring right behind the available ring (SPLIT-LAYOUT-01)",
         function=f"{_RAW}:split_layout",
-        old="used_offset = _align_up(available_offset + available_bytes, _CACHE_LINE)",
+        old="used_offset = align_up(available_offset + available_bytes, CACHE_LINE)",
         new="used_offset = available_offset + available_bytes",
         test="tests/ring/test_layout.py::test_every_part_is_aligned_for_every_queue_size",
     ),
@@ -193,7 +194,7 @@ MUTANTS: Final = [
         name="ring-region-not-pinned",
         violation="lets a region be closed while the device uses it",
         function=f"{_RING}._write",
-        old="[memoryview(region) for region in plan.regions]",
+        old="plan.pin()",
         new="[]",
         test="tests/ring/test_reap.py::test_a_region_cannot_be_closed_while_a_chain_holds_it",
     ),

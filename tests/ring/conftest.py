@@ -2,7 +2,13 @@ from functools import partial
 
 import pytest
 
-from tests.ring.support import Language, MakeBench, make_bench
+from tests.ring.support import (
+    Language,
+    MakeBench,
+    MakePackedBench,
+    make_bench,
+    make_packed_bench,
+)
 
 
 @pytest.fixture(params=["native", "reference"])
@@ -16,3 +22,9 @@ def language(request: pytest.FixtureRequest) -> Language:
 def make(language: Language) -> MakeBench:
     """Makes a bench around a ring of the language under test."""
     return partial(make_bench, language)
+
+
+@pytest.fixture
+def make_packed(language: Language) -> MakePackedBench:
+    """The same around a packed ring."""
+    return partial(make_packed_bench, language)

@@ -2,8 +2,9 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Generic, Literal, TypeAlias, TypeVar
 
+from tests.ring.packed_puppet import PackedPuppet
 from tests.ring.puppet import PuppetDevice
 from vioblk import _native
 from vioblk._native import DmaSpace, Region
@@ -16,14 +17,17 @@ MEMORY_BYTES = 1 << 21
 DEVICE_ADDRESS = 0x1_0000_0000
 
 
+Device = TypeVar("Device", bound=PuppetDevice | PackedPuppet)
+
+
 @dataclass
-class Bench:
+class RingBench(Generic[Device]):
     """A ring, the device that it faces, and memory for buffers."""
 
     space: DmaSpace
     region: Region
     ring: Ring
-    device: PuppetDevice
+    device: Device
     data: Region
 
     def segment(self, offset: int, length: int) -> Segment:
@@ -65,7 +69,16 @@ class Bench:
             chain_count -= len(pushed)
 
 
+class Bench(RingBench[PuppetDevice]):
+    """Around a split ring."""
+
+
+class PackedBench(RingBench[PackedPuppet]):
+    """Around a packed ring."""
+
+
 MakeBench: TypeAlias = Callable[..., Bench]
+MakePackedBench: TypeAlias = Callable[..., PackedBench]
 
 
 def make_bench(
@@ -97,3 +110,28 @@ def make_bench(
         region, size, legacy_align=legacy_align, indirect_table_size=indirect_table_size
     )
     return Bench(space, region, ring, device, space.alloc(DATA_BYTES))
+
+
+def make_packed_bench(
+    language: Language,
+    size: int = 8,
+    *,
+    indirect_table_size: int = 0,
+    event_idx: bool = False,
+    strict: bool = False,
+) -> PackedBench:
+    """Two calls with the same arguments give memory of the same device addresses."""
+    space = DmaSpace()
+    space.map(MEMORY_BYTES, DEVICE_ADDRESS)
+    queue_class = _native.PackedQueue if language == "native" else reference.PackedQueue
+    layout = reference.packed_layout(size, indirect_table_size=indirect_table_size)
+    region = space.alloc(layout.length)
+    ring = queue_class(
+        region,
+        size,
+        indirect_table_size=indirect_table_size,
+        event_idx=event_idx,
+        strict=strict,
+    )
+    device = PackedPuppet(region, size, indirect_table_size=indirect_table_size)
+    return PackedBench(space, region, ring, device, space.alloc(DATA_BYTES))

@@ -27,8 +27,8 @@ def layout_of(
 def numbers(layout: RingLayout) -> tuple[int, int, int, int]:
     return (
         layout.descriptors_offset,
-        layout.available_offset,
-        layout.used_offset,
+        layout.driver_offset,
+        layout.device_offset,
         layout.length,
     )
 
@@ -41,8 +41,8 @@ def test_every_part_is_aligned_for_every_queue_size(
 ) -> None:
     layout = layout_of(language, size, legacy_align=legacy_align)
     assert layout.descriptors_offset % 16 == 0
-    assert layout.available_offset % 2 == 0
-    assert layout.used_offset % 4 == 0
+    assert layout.driver_offset % 2 == 0
+    assert layout.device_offset % 4 == 0
 
 
 @pytest.mark.parametrize("size", ALL_SIZES)
@@ -50,9 +50,9 @@ def test_every_part_is_aligned_for_every_queue_size(
 def test_no_two_parts_overlap(language: Language, size: int, legacy_align: int | None) -> None:
     table_size = min(size, 4)
     layout = layout_of(language, size, legacy_align=legacy_align, indirect_table_size=table_size)
-    assert layout.descriptors_offset + 16 * size <= layout.available_offset
-    assert layout.available_offset + 6 + 2 * size <= layout.used_offset
-    assert layout.used_offset + 6 + 8 * size <= layout.indirect_offset
+    assert layout.descriptors_offset + 16 * size <= layout.driver_offset
+    assert layout.driver_offset + 6 + 2 * size <= layout.device_offset
+    assert layout.device_offset + 6 + 8 * size <= layout.indirect_offset
     assert layout.indirect_offset + 16 * size * table_size <= layout.length
 
 
@@ -163,8 +163,8 @@ def test_a_new_ring_is_zeroed_whatever_the_memory_held(
         queue_class(region, 8, legacy_align=legacy_align, indirect_table_size=4)
         parts = [
             (layout.descriptors_offset, 16 * 8),
-            (layout.available_offset, 6 + 2 * 8),
-            (layout.used_offset, 6 + 8 * 8),
+            (layout.driver_offset, 6 + 2 * 8),
+            (layout.device_offset, 6 + 8 * 8),
             (layout.indirect_offset, 16 * 8 * 4),
         ]
         for offset, length in parts:
@@ -178,9 +178,9 @@ def test_a_ring_of_a_live_device_keeps_what_the_device_wrote(language: Language)
     layout = layout_of(language, 8)
     region = space.alloc(layout.length)
     with memoryview(region) as memory:
-        memory[layout.used_offset] = 1  # a polling device wants no kicks, from the start
+        memory[layout.device_offset] = 1  # a polling device wants no kicks, from the start
         queue_class(region, 8, zeroed=True)
-        assert memory[layout.used_offset] == 1
+        assert memory[layout.device_offset] == 1
 
 
 @pytest.mark.parametrize("part", ["available", "used"])
@@ -212,8 +212,8 @@ def test_the_words_of_a_legacy_ring_are_in_the_byte_order_of_the_processor(
         assert word(layout.descriptors_offset, 8) == bench.address(0)
         assert word(layout.descriptors_offset + 16 + 8, 4) == 0x1234
         assert word(layout.descriptors_offset + 14, 2) == 1
-        assert word(layout.available_offset + 2, 2) == 2
-        assert word(layout.available_offset + 6, 2) == 2
+        assert word(layout.driver_offset + 2, 2) == 2
+        assert word(layout.driver_offset + 6, 2) == 2
 
 
 def test_a_new_ring_has_all_descriptors_free_and_nothing_outstanding(make: MakeBench) -> None:

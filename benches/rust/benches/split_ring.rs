@@ -8,6 +8,7 @@ use std::hint::black_box;
 
 use criterion::{Criterion, Throughput};
 use vioblk_benches::Bench;
+use vring::Ring;
 
 const QUEUE_SIZE: usize = 256;
 const DESCRIPTORS: usize = 3;

@@ -5,7 +5,7 @@
 use std::error::Error;
 
 use shm::{AvailableElement, DmaSpace, Pin, Records, Region, Segment, UsedElement, Words};
-use vring::{SplitLayout, SplitOptions, SplitQueue};
+use vring::{Ring, RingOptions, SplitLayout, SplitQueue};
 
 const INDEX: usize = 1;
 const DEVICE_ADDRESS: u64 = 1 << 32;
@@ -70,7 +70,7 @@ impl Bench {
         space.map(MAPPING_BYTES, DEVICE_ADDRESS)?;
         let layout = SplitLayout::new(size, None, indirect_table_size)?;
         let region = space.alloc(layout.length, 4096)?;
-        let ring = SplitQueue::new(region.claim()?, layout, SplitOptions::default())?;
+        let ring = SplitQueue::new(region.claim()?, layout, RingOptions::default())?;
         let data = space.alloc(8192, 4096)?.pin()?;
         let readable = [data.segment(0, 16)?];
         let writable = [data.segment(4096, 4096)?, data.segment(16, 1)?];

@@ -440,7 +440,7 @@ class ReferenceBlockQueue:
             self._kick_wanted = True
             return
         try:
-            self._doorbell.ring(self._ring.available_index)
+            self._doorbell.ring(self._ring.next_available)
         except (OSError, StateError) as error:
             # What was published stays published, so this is the end of the queue.
             self._gone = self._gone or f"the device cannot be notified: {error}"

@@ -28,9 +28,11 @@ class Completion(NamedTuple):
     """A chain that the device has used."""
 
     head: int
-    """What `push` returned for it."""
+    """What `push` returned for it: the index of its first descriptor, or its buffer id."""
     written_bytes: int
-    """How many bytes the device says it wrote, clamped to the chain's writable length."""
+    """How many bytes the device says it wrote, clamped to the chain's writable length.
+
+    On a packed ring 0 where it does not say it (no WRITE in the used descriptor)."""
 
 
 class RingLayout(Protocol):
@@ -38,15 +40,15 @@ class RingLayout(Protocol):
 
     @property
     def descriptors_offset(self) -> int:
-        """Of the descriptor table."""
+        """Of the descriptor table, or ring."""
 
     @property
-    def available_offset(self) -> int:
-        """Of the available ring."""
+    def driver_offset(self) -> int:
+        """Of the driver area: the available ring, or the driver event suppression structure."""
 
     @property
-    def used_offset(self) -> int:
-        """Of the used ring."""
+    def device_offset(self) -> int:
+        """Of the device area: the used ring, or the device event suppression structure."""
 
     @property
     def indirect_offset(self) -> int:
@@ -79,6 +81,14 @@ class Ring(Protocol):
     @property
     def clamped_count(self) -> int:
         """Completions whose written length was larger than the chain's writable part."""
+
+    @property
+    def next_available(self) -> int:
+        """Where the next chain is made available, as a notification with data says it.
+
+        On a split ring the available index; on a packed ring the offset in the descriptor ring
+        in bits 0 to 14, the wrap counter in bit 15. VIRTIO 1.4, 2.9 Driver Notifications.
+        """
 
     @property
     def broken(self) -> str | None:

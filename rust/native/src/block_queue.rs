@@ -8,7 +8,7 @@ use pyo3::exceptions::{PyBufferError, PyValueError};
 use pyo3::prelude::*;
 use shm::fork::Owner;
 use vring::request::{Completion, Limits, Request, RequestError};
-use vring::{NewQueueError, QueueError, SplitOptions, Wires};
+use vring::{NewQueueError, QueueError, Ring, RingOptions, Wires};
 
 use crate::bytes::RecordBuffer;
 use crate::doorbell::Doorbell;
@@ -215,7 +215,7 @@ impl BlockQueue {
     ) -> PyResult<Self> {
         let layout = layout_of(size, legacy_align, indirect_table_size)?;
         // The device has been told of the ring, and may be live.
-        let options = SplitOptions { event_idx, strict, zeroed: true };
+        let options = RingOptions { event_idx, strict, zeroed: true };
         let ring = vring::SplitQueue::new(ring.claim()?, layout, options)
             .map_err(|error| PyValueError::new_err(error.to_string()))?;
         let wires = Wires {

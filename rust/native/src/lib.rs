@@ -8,11 +8,13 @@
 mod arguments;
 mod block_queue;
 mod bytes;
+mod chains;
 mod doorbell;
 mod errors;
 mod gate;
 mod memory;
 mod mmio;
+mod packed_queue;
 mod pci_face;
 mod software;
 mod split_queue;
@@ -32,9 +34,12 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<doorbell::Doorbell>()?;
     module.add_class::<split_queue::SplitLayout>()?;
     module.add_class::<split_queue::SplitQueue>()?;
+    module.add_class::<packed_queue::PackedLayout>()?;
+    module.add_class::<packed_queue::PackedQueue>()?;
     module.add_class::<block_queue::BlockLimits>()?;
     module.add_class::<block_queue::BlockQueue>()?;
     software::register(module)?;
     module.add_class::<pci_face::PciFace>()?;
-    module.add_function(wrap_pyfunction!(split_queue::split_layout, module)?)
+    module.add_function(wrap_pyfunction!(split_queue::split_layout, module)?)?;
+    module.add_function(wrap_pyfunction!(packed_queue::packed_layout, module)?)
 }

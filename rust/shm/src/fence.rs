@@ -50,32 +50,38 @@ macro_rules! reaching_devices {
     };
 }
 
-/// Driver: descriptors, available entries and payload become visible before the available index.
-/// VIRTIO 1.4, 2.7.13.3 Updating idx (SPLIT-BARRIER-01).
+/// Driver: descriptors, available entries and payload become visible before the available index;
+/// on a packed ring, before the flags of the first descriptor.
+/// VIRTIO 1.4, 2.7.13.3 Updating idx (SPLIT-BARRIER-01), 2.8.21.1.1 Driver
+/// Requirements: Updating flags (PACKED-BARRIER-01).
 #[inline(always)]
 pub fn before_publish() {
     reaching_devices!("dmb osh");
     ordered(Fence::BeforePublish, Release);
 }
 
-/// Driver: the available index becomes visible before the device's suppression is read, else both
-/// sides can miss each other. VIRTIO 1.4, 2.7.13.4 Notifying The Device (SPLIT-BARRIER-02).
+/// Driver: the available index, or the flags, become visible before the device's suppression is
+/// read, else both sides can miss each other. VIRTIO 1.4, 2.7.13.4 Notifying The Device
+/// (SPLIT-BARRIER-02), 2.8.21.3.1 Driver Requirements: Sending Available Buffer Notifications
+/// (PACKED-BARRIER-02).
 #[inline(always)]
 pub fn before_notify_check() {
     reaching_devices!("dmb osh");
     ordered(Fence::BeforeNotifyCheck, SeqCst);
 }
 
-/// Driver: used entries and payload are read after the used index that announced them.
-/// VIRTIO 1.4, 2.7.14 Receiving Used Buffers From The Device.
+/// Driver: used entries and payload are read after the used index that announced them; on a packed
+/// ring, after the flags of the used descriptor.
+/// VIRTIO 1.4, 2.7.14 and 2.8.22 Receiving Used Buffers From The Device.
 #[inline(always)]
 pub fn after_used_index() {
     reaching_devices!("dmb oshld");
     ordered(Fence::AfterUsedIndex, Acquire);
 }
 
-/// Driver: the wish for a notification becomes visible before the used index is checked again.
-/// VIRTIO 1.4, 2.7.14 Receiving Used Buffers From The Device (SPLIT-RECV-01).
+/// Driver: the wish for a notification becomes visible before the used index, or the flags, are
+/// checked again. VIRTIO 1.4, 2.7.14 and 2.8.22 Receiving Used Buffers From The Device
+/// (SPLIT-RECV-01, PACKED-RECV-01).
 #[inline(always)]
 pub fn after_arm() {
     reaching_devices!("dmb osh");

@@ -40,10 +40,12 @@ pub use error::{OutOfBounds, SpaceError};
 pub use eventfd::EventFd;
 #[cfg(not(loom))]
 pub use eventfd::duplicate_fd;
-pub use memory::{Memory, Record, Records, Words};
+pub use memory::{Memory, PackedDescriptors, Record, Records, Words};
 pub use mmio::{MmioWindow, RegisterError, RegisterModel, Width};
 #[cfg(not(loom))]
 pub use poller::{Poller, Ready, Watch};
-pub use record::{AvailableElement, Descriptor, UsedElement};
+pub use record::{
+    AvailableElement, Descriptor, PackedBody, PackedDescriptor, PackedUsed, UsedElement,
+};
 pub use space::{Claim, DmaSpace, Mapping, Pin, Region, Segment};
 pub use span::Span;

@@ -16,7 +16,9 @@ use rustix::mm::{Advice, MapFlags, ProtFlags};
 use crate::copy;
 use crate::error::{OutOfBounds, SpaceError};
 use crate::fork;
-use crate::record::{AvailableElement, Descriptor, UsedElement};
+use crate::record::{
+    AvailableElement, Descriptor, PackedBody, PackedDescriptor, PackedUsed, UsedElement,
+};
 
 /// One shared mapping. Unmapped when the last user has gone.
 #[derive(Debug)]
@@ -247,6 +249,37 @@ impl Record for UsedElement {
     }
 }
 
+/// A [`PackedDescriptor`] in shared memory.
+#[repr(C)]
+pub struct PackedDescriptorCells {
+    addr: AtomicU64,
+    len: AtomicU32,
+    id: AtomicU16,
+    flags: AtomicU16,
+}
+// SAFETY: repr(C) over atomics of 8, 4, 2 and 2 bytes: 16 bytes, no padding.
+unsafe impl AtomicCells for PackedDescriptorCells {}
+
+impl Record for PackedDescriptor {
+    type Cells = PackedDescriptorCells;
+    #[inline(always)]
+    fn load(cells: &PackedDescriptorCells) -> Self {
+        Self {
+            addr: u64::from_le(cells.addr.load(Relaxed)),
+            len: u32::from_le(cells.len.load(Relaxed)),
+            id: u16::from_le(cells.id.load(Relaxed)),
+            flags: u16::from_le(cells.flags.load(Relaxed)),
+        }
+    }
+    #[inline(always)]
+    fn store(self, cells: &PackedDescriptorCells) {
+        cells.addr.store(self.addr.to_le(), Relaxed);
+        cells.len.store(self.len.to_le(), Relaxed);
+        cells.id.store(self.id.to_le(), Relaxed);
+        cells.flags.store(self.flags.to_le(), Relaxed);
+    }
+}
+
 /// An array of records in shared memory.
 pub struct Records<R: Record> {
     first: NonNull<R::Cells>,
@@ -334,6 +367,76 @@ impl Words {
     #[inline(always)]
     pub fn store(&self, index: usize, value: u16) {
         self.0.store(index, AvailableElement(value));
+    }
+}
+
+/// The descriptor ring of a packed ring. Its flags are the words on which driver and device meet;
+/// the rest of a descriptor belongs to whoever the flags say.
+#[derive(Debug)]
+pub struct PackedDescriptors(Records<PackedDescriptor>);
+
+impl PackedDescriptors {
+    pub(crate) fn new(
+        memory: &Arc<Memory>,
+        offset: usize,
+        count: usize,
+    ) -> Result<Self, OutOfBounds> {
+        Records::new(memory, offset, count).map(Self)
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.0.count()
+    }
+
+    /// Read the flags of descriptor `index` once, relaxed.
+    #[inline(always)]
+    pub fn load_flags(&self, index: usize) -> u16 {
+        u16::from_le(self.0.cells(index).flags.load(Relaxed))
+    }
+
+    /// Write the flags of descriptor `index`, relaxed.
+    #[inline(always)]
+    pub fn store_flags(&self, index: usize, flags: u16) {
+        self.0.cells(index).flags.store(flags.to_le(), Relaxed);
+    }
+
+    /// Read all but the flags, each field once.
+    #[inline(always)]
+    pub fn load_body(&self, index: usize) -> PackedBody {
+        let cells = self.0.cells(index);
+        PackedBody {
+            addr: u64::from_le(cells.addr.load(Relaxed)),
+            len: u32::from_le(cells.len.load(Relaxed)),
+            id: u16::from_le(cells.id.load(Relaxed)),
+        }
+    }
+
+    /// Write all but the flags.
+    #[inline(always)]
+    pub fn store_body(&self, index: usize, body: PackedBody) {
+        let cells = self.0.cells(index);
+        cells.addr.store(body.addr.to_le(), Relaxed);
+        cells.len.store(body.len.to_le(), Relaxed);
+        cells.id.store(body.id.to_le(), Relaxed);
+    }
+
+    /// Read what the device says of a used buffer, each field once.
+    #[inline(always)]
+    pub fn load_used(&self, index: usize) -> PackedUsed {
+        let cells = self.0.cells(index);
+        PackedUsed {
+            id: u16::from_le(cells.id.load(Relaxed)),
+            len: u32::from_le(cells.len.load(Relaxed)),
+        }
+    }
+
+    /// Device: say what was used.
+    #[inline(always)]
+    pub fn store_used(&self, index: usize, used: PackedUsed) {
+        let cells = self.0.cells(index);
+        cells.id.store(used.id.to_le(), Relaxed);
+        cells.len.store(used.len.to_le(), Relaxed);
     }
 }
 

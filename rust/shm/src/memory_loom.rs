@@ -12,7 +12,9 @@ use loom::sync::atomic::AtomicU16;
 use loom::sync::atomic::Ordering::Relaxed;
 
 use crate::error::{OutOfBounds, SpaceError};
-use crate::record::{AvailableElement, Descriptor, UsedElement};
+use crate::record::{
+    AvailableElement, Descriptor, PackedBody, PackedDescriptor, PackedUsed, UsedElement,
+};
 
 /// The cells that were named so far, by offset.
 #[derive(Debug)]
@@ -109,6 +111,9 @@ impl Record for AvailableElement {
 impl Record for UsedElement {
     const SIZE: usize = 8;
 }
+impl Record for PackedDescriptor {
+    const SIZE: usize = 16;
+}
 
 struct Cell<R>(UnsafeCell<R>);
 // SAFETY: loom checks every access to the cell.
@@ -178,5 +183,80 @@ impl Words {
     /// Write word `index`, relaxed.
     pub fn store(&self, index: usize, value: u16) {
         self.0[index].store(value, Relaxed);
+    }
+}
+
+/// The descriptor ring of a packed ring: a word for the flags, a cell for the rest.
+#[derive(Debug)]
+pub struct PackedDescriptors(Vec<PackedCells>);
+
+struct PackedCells {
+    body: Arc<Cell<PackedBody>>,
+    flags: Arc<AtomicU16>,
+}
+
+impl std::fmt::Debug for PackedCells {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("PackedCells")
+    }
+}
+
+impl Record for PackedBody {
+    const SIZE: usize = 14;
+}
+
+impl PackedDescriptors {
+    pub(crate) fn new(
+        memory: &Arc<Memory>,
+        offset: usize,
+        count: usize,
+    ) -> Result<Self, OutOfBounds> {
+        memory.check(offset, count * 16)?;
+        let cells = |index| {
+            let start = offset + index * 16;
+            let body = memory.named(start, || Cell(UnsafeCell::new(PackedBody::default())));
+            PackedCells { body, flags: memory.named(start + 14, || AtomicU16::new(0)) }
+        };
+        Ok(Self((0..count).map(cells).collect()))
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Read the flags of descriptor `index` once, relaxed.
+    pub fn load_flags(&self, index: usize) -> u16 {
+        self.0[index].flags.load(Relaxed)
+    }
+
+    /// Write the flags of descriptor `index`, relaxed.
+    pub fn store_flags(&self, index: usize, flags: u16) {
+        self.0[index].flags.store(flags, Relaxed);
+    }
+
+    /// Read all but the flags.
+    pub fn load_body(&self, index: usize) -> PackedBody {
+        // SAFETY: loom has checked that nobody writes.
+        self.0[index].body.0.with(|body| unsafe { *body })
+    }
+
+    /// Write all but the flags.
+    pub fn store_body(&self, index: usize, body: PackedBody) {
+        // SAFETY: loom has checked that nobody else accesses.
+        self.0[index].body.0.with_mut(|place| unsafe { *place = body });
+    }
+
+    /// Read what the device says of a used buffer.
+    pub fn load_used(&self, index: usize) -> PackedUsed {
+        let PackedBody { id, len, .. } = self.load_body(index);
+        PackedUsed { id, len }
+    }
+
+    /// Device: say what was used.
+    pub fn store_used(&self, index: usize, used: PackedUsed) {
+        let PackedUsed { id, len } = used;
+        // SAFETY: loom has checked that nobody else accesses.
+        self.0[index].body.0.with_mut(|place| unsafe { *place = PackedBody { id, len, ..*place } });
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::error::OutOfBounds;
-use crate::memory::{Memory, Record, Records, Words};
+use crate::memory::{Memory, PackedDescriptors, Record, Records, Words};
 
 /// `len` bytes of a mapping, which stays mapped as long as this lives.
 #[derive(Clone, Debug)]
@@ -66,6 +66,16 @@ impl Span {
         #[cfg(loom)]
         let size = R::SIZE;
         Records::new(&self.memory, self.inside(offset, count.saturating_mul(size))?, count)
+    }
+
+    /// The `count` descriptors of a packed ring.
+    pub fn packed_descriptors(
+        &self,
+        offset: usize,
+        count: usize,
+    ) -> Result<PackedDescriptors, OutOfBounds> {
+        let start = self.inside(offset, count.saturating_mul(16))?;
+        PackedDescriptors::new(&self.memory, start, count)
     }
 
     /// Copy payload out.

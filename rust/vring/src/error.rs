@@ -7,6 +7,8 @@ use std::fmt;
 pub enum LayoutError {
     /// Not a power of two from 1 to 32768.
     QueueSize(usize),
+    /// Not a number from 1 to 32768.
+    PackedQueueSize(usize),
     /// Not a power of two from 4 on.
     LegacyAlign(usize),
     /// More entries in an indirect table than the queue has descriptors.
@@ -30,7 +32,7 @@ pub enum LayoutError {
         /// Alignment that it needs.
         align: usize,
     },
-    /// The ring was said to be zeroed, but its indices are not 0.
+    /// The ring was said to be zeroed, but its indices, or flags, are not 0.
     NotZeroed,
     /// The queue is too small for a block request.
     TooSmall {
@@ -46,6 +48,9 @@ impl fmt::Display for LayoutError {
         match self {
             Self::QueueSize(size) => {
                 write!(f, "queue size {size} is not a power of two from 1 to 32768")
+            }
+            Self::PackedQueueSize(size) => {
+                write!(f, "queue size {size} is not a number from 1 to 32768")
             }
             Self::LegacyAlign(align) => {
                 write!(f, "legacy alignment {align} is not a power of two from 4 on")
@@ -83,6 +88,11 @@ pub enum Broken {
         /// Chains outstanding.
         outstanding: u16,
     },
+    /// A packed descriptor that is used, although none is available.
+    UsedNotAvailable {
+        /// Where in the descriptor ring.
+        slot: u16,
+    },
     /// A used id that names no descriptor.
     IdOutOfRange {
         /// What the device wrote.
@@ -113,6 +123,9 @@ impl fmt::Display for Broken {
                 f,
                 "used index {index} is {ahead} ahead of the {outstanding} chains outstanding"
             ),
+            Self::UsedNotAvailable { slot } => {
+                write!(f, "descriptor {slot} is marked used, but no chain is outstanding")
+            }
             Self::IdOutOfRange { id, size } => {
                 write!(f, "used id {id} is out of range, the queue size is {size}")
             }

@@ -1,10 +1,10 @@
-//! Where the parts of a split ring lie in its memory.
+//! Where the parts of a ring lie in its memory.
 
 use crate::error::LayoutError;
 
-/// Bytes of a descriptor (VIRTIO 1.4, 2.7.5 The Virtqueue Descriptor Table).
+/// Bytes of a descriptor, in either format (VIRTIO 1.4, 2.7.5 The Virtqueue Descriptor Table).
 pub const DESCRIPTOR_BYTES: usize = 16;
-/// The largest queue size (VIRTIO 1.4, 2.7 Split Virtqueues).
+/// The largest queue size (VIRTIO 1.4, 2.7 Split Virtqueues, 2.8 Packed Virtqueues).
 pub const QUEUE_SIZE_MAX: usize = 32768;
 /// Driver and device write different parts: on lines of their own they do not slow each other.
 const CACHE_LINE: usize = 64;
@@ -65,6 +65,53 @@ impl SplitLayout {
             indirect_table_size: indirect_table_size as u16,
             align: legacy_align.unwrap_or(DESCRIPTOR_BYTES).max(DESCRIPTOR_BYTES),
             length: if tables == 0 { used_end } else { indirect + tables },
+        })
+    }
+}
+
+/// Offsets in bytes of the parts of a packed ring (VIRTIO 1.4, 2.8 Packed Virtqueues). Each event
+/// suppression structure has a cache line of its own: the two sides write one each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PackedLayout {
+    /// Descriptors in the ring; any number, not only powers of two.
+    pub size: u16,
+    /// The descriptor ring.
+    pub descriptors: usize,
+    /// The driver event suppression structure: position, flags.
+    pub driver_event: usize,
+    /// The device event suppression structure.
+    pub device_event: usize,
+    /// The indirect tables, one for each buffer id.
+    pub indirect: usize,
+    /// Descriptors in one indirect table; 0 without indirect descriptors.
+    pub indirect_table_size: u16,
+    /// Bytes in all.
+    pub length: usize,
+}
+
+impl PackedLayout {
+    /// Alignment that the device address of the ring needs.
+    pub const ALIGN: usize = DESCRIPTOR_BYTES;
+
+    /// The layout of a ring of `size` descriptors, and of as many tables.
+    pub fn new(size: usize, indirect_table_size: usize) -> Result<Self, LayoutError> {
+        if !(1..=QUEUE_SIZE_MAX).contains(&size) {
+            return Err(LayoutError::PackedQueueSize(size));
+        }
+        if indirect_table_size > size {
+            return Err(LayoutError::IndirectTableSize { table: indirect_table_size, size });
+        }
+        let driver_event = (DESCRIPTOR_BYTES * size).next_multiple_of(CACHE_LINE);
+        let device_event = driver_event + CACHE_LINE;
+        let indirect = device_event + CACHE_LINE;
+        Ok(Self {
+            size: size as u16,
+            descriptors: 0,
+            driver_event,
+            device_event,
+            indirect,
+            indirect_table_size: indirect_table_size as u16,
+            length: indirect + DESCRIPTOR_BYTES * indirect_table_size * size,
         })
     }
 }

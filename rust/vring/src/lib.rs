@@ -1,6 +1,6 @@
 //! The driver's half of virtqueues, and of the block requests on them.
 //!
-//! Reading order: `layout`, `split`, then `request`, `slots`, `queue_state` and `queue`. No Python
+//! Reading order: `layout`, `ring`, `split`, `packed`, then `request`, `slots`, `queue_state` and `queue`. No Python
 //! and no unsafe code; every access to shared memory goes through `shm`.
 
 #![forbid(unsafe_code)]
@@ -13,6 +13,7 @@ mod free_list;
 mod layout;
 #[cfg(not(loom))]
 mod pace;
+mod packed;
 #[cfg(not(loom))]
 mod queue;
 #[cfg(not(loom))]
@@ -20,17 +21,20 @@ mod queue_error;
 #[cfg(not(loom))]
 mod queue_state;
 pub mod request;
+mod ring;
 #[cfg(not(loom))]
 mod slots;
 mod split;
 
 pub use error::{Broken, LayoutError, PushError};
 pub use event::event_passed;
-pub use layout::{DESCRIPTOR_BYTES, QUEUE_SIZE_MAX, SplitLayout};
+pub use layout::{DESCRIPTOR_BYTES, PackedLayout, QUEUE_SIZE_MAX, SplitLayout};
+pub use packed::PackedQueue;
 #[cfg(not(loom))]
 pub use queue::{BlockQueue, Execution, TICK, Wires};
 #[cfg(not(loom))]
 pub use queue_error::{NewQueueError, QueueError};
+pub use ring::{Ring, RingOptions, Used};
 #[cfg(not(loom))]
 pub use slots::STATUS_PENDING;
-pub use split::{SplitOptions, SplitQueue, Used};
+pub use split::SplitQueue;

@@ -23,6 +23,7 @@ use crate::pace::{Pace, Step};
 use crate::queue_error::{NewQueueError, QueueError};
 use crate::queue_state::{Owner, State, of_push};
 use crate::request::{Completion, Limits, Request};
+use crate::ring::Ring;
 use crate::slots::RequestSlots;
 use crate::split::SplitQueue;
 
@@ -194,7 +195,7 @@ impl BlockQueue {
             return;
         }
         state.kick_count += 1;
-        match self.wires.doorbell.ring(state.slots.ring().available_index()) {
+        match self.wires.doorbell.ring(state.slots.ring().next_available()) {
             Ok(rung) => state.kick_due |= !rung,
             Err(error) => {
                 state.give_up(format!("the device cannot be notified: {error}"));

@@ -9,6 +9,7 @@ use crate::error::PushError;
 use crate::pace::Pace;
 use crate::queue_error::QueueError;
 use crate::request::{Completion, Limits, Request};
+use crate::ring::Ring;
 use crate::slots::{Finished, RequestSlots};
 
 /// Whose request it is.

@@ -4,7 +4,8 @@ use shm::{Claim, DmaSpace, Pin, Segment};
 
 use crate::error::{Broken, LayoutError, PushError};
 use crate::request::{Limits, Request, RequestError, SECTOR_BYTES, kind};
-use crate::split::{SplitQueue, Used};
+use crate::ring::{Ring, Used};
+use crate::split::SplitQueue;
 
 /// A slot, laid out once: header, segment of a discard or write-zeroes, status byte.
 const SLOT_BYTES: usize = 64;
@@ -238,7 +239,7 @@ impl<O: Copy> RequestSlots<O> {
         let (in_flight, in_flight_count) = (&mut self.in_flight, &mut self.in_flight_count);
         let span = self.slots.pin().region().span();
         let lengths_are_reliable = self.lengths_are_reliable;
-        self.ring.reap(limit, |Used { head, written }| {
+        self.ring.reap(limit, |Used { head, written, .. }| {
             let Some(request) = in_flight[usize::from(head)].take() else { return };
             *in_flight_count -= 1;
             let mut status = [STATUS_PENDING];

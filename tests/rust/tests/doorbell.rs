@@ -13,7 +13,7 @@ use shm::{
 };
 use vioblk_tests::clause;
 use vring::request::{Limits, Request, kind};
-use vring::{BlockQueue, QueueError, SplitLayout, SplitOptions, SplitQueue, Wires};
+use vring::{BlockQueue, QueueError, Ring, RingOptions, SplitLayout, SplitQueue, Wires};
 
 const PAGE: usize = 4096;
 const WIDTHS: [Width; 3] = [Width::Bits8, Width::Bits16, Width::Bits32];
@@ -241,7 +241,7 @@ fn queue_with(doorbell: Doorbell) -> BlockQueue {
     let layout = SplitLayout::new(8, None, 0).unwrap();
     let ring = space.alloc(layout.length, 4096).unwrap().claim().unwrap();
     let slots = space.alloc(BlockQueue::slots_length(8), 4096).unwrap().claim().unwrap();
-    let ring = SplitQueue::new(ring, layout, SplitOptions::default()).unwrap();
+    let ring = SplitQueue::new(ring, layout, RingOptions::default()).unwrap();
     let limits = Limits { kinds: 1 << kind::FLUSH, ..Limits::default() };
     let wires = Wires { doorbell: Arc::new(doorbell), ..Wires::default() };
     BlockQueue::new(ring, space, slots, limits, false, wires).unwrap()

@@ -21,7 +21,7 @@ use shm::{Descriptor, DmaSpace, Doorbell, EventFd, Records, Region, UsedElement}
 use softdev::AddressMap;
 use softdev::ring::{Chain, DeviceRing, RingAddresses, RingFeatures};
 use vioblk_tests::clause;
-use vring::{SplitLayout, SplitOptions, SplitQueue};
+use vring::{Ring, RingOptions, SplitLayout, SplitQueue};
 
 const REQUEST: usize = 0;
 const REPLY: usize = 64;
@@ -155,7 +155,7 @@ fn pair(shape: Shape, history: u64) -> (Driver, Device) {
     let ring = space.alloc(layout.length, 4096).unwrap();
     let data = space.alloc(128, 64).unwrap();
     let mut device = Device::new(&space, &ring, &layout, shape);
-    let options = SplitOptions { event_idx: shape.event_idx, strict: true, zeroed: false };
+    let options = RingOptions { event_idx: shape.event_idx, strict: true, zeroed: false };
     let queue = SplitQueue::new(ring.claim().unwrap(), layout, options).unwrap();
     let mut driver = Driver { queue, data, places: shape.places() };
     for number in 0..history {

@@ -15,7 +15,8 @@ use softdev::ring::{Chain, DeviceRing, RingAddresses, RingFeatures};
 use softdev::{AddressMap, Segment};
 use vring::request::{Completion, Limits, Request, RequestError, kind};
 use vring::{
-    BlockQueue, Execution, QueueError, STATUS_PENDING, SplitLayout, SplitOptions, SplitQueue, Wires,
+    BlockQueue, Execution, QueueError, Ring, RingOptions, STATUS_PENDING, SplitLayout, SplitQueue,
+    Wires,
 };
 
 /// Requests that fit at once.
@@ -161,8 +162,7 @@ impl Rig {
         let ring = space.alloc(layout.length, 4096).unwrap();
         let slots = space.alloc(BlockQueue::slots_length(layout.size.into()), 4096).unwrap();
         let data = space.alloc(4096, 4096).unwrap();
-        let split =
-            SplitQueue::new(ring.claim().unwrap(), layout, SplitOptions::default()).unwrap();
+        let split = SplitQueue::new(ring.claim().unwrap(), layout, RingOptions::default()).unwrap();
         let kick = EventFd::new().unwrap();
         let (connection, ours) = UnixStream::pair().unwrap();
         let wires = Wires {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use shm::{DmaSpace, EventFd, Pin, Poller, Region, Watch};
 use softdev::{Device, DeviceOptions, QueueSetup, feature, status};
 use vioblk_tests::clause;
-use vring::{SplitLayout, SplitOptions, SplitQueue};
+use vring::{Ring, RingOptions, SplitLayout, SplitQueue};
 
 const QUEUE_SIZE: u16 = 256;
 const SLOTS: usize = 64;
@@ -104,7 +104,7 @@ impl Driver {
         let tables = if indirect { 4 } else { 0 };
         let layout = SplitLayout::new(QUEUE_SIZE.into(), None, tables).unwrap();
         let ring = space.alloc(layout.length, 4096).unwrap();
-        let options = SplitOptions { event_idx, strict: true, zeroed: false };
+        let options = RingOptions { event_idx, strict: true, zeroed: false };
         let queue = SplitQueue::new(ring.claim().unwrap(), layout, options).unwrap();
         start(&device, features, &layout, ring.device_address());
         let payload = space.alloc(SLOTS * SLOT_BYTES as usize, 4096).unwrap();

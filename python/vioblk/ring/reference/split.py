@@ -1,82 +1,30 @@
-"""The split ring in pure Python: the executable specification, written to be read.
-
-`SplitQueue` is the driver's half of VIRTIO 1.4, 2.7 Split Virtqueues. It has the constructor, the
-exceptions and the order of allocation of `vioblk._native.SplitQueue`; after every step the bytes
-of the two rings are equal, and the tests hold them to that.
+"""The split ring in pure Python (VIRTIO 1.4, 2.7 Split Virtqueues).
 
 A *chain* of descriptors describes one buffer; its first descriptor is its *head*. `push` writes
 the chain and puts the head in the next slot of the available ring; `publish` moves the available
 index, and from then on the device may read it. When the device has used the buffer it puts the
 head in the used ring and moves the used index; `reap` finds it there. Both indices run freely
 modulo 65536; an entry's slot is its index modulo the queue size.
-
-Read first `vioblk.ring.raw` (which word lies where), then here push, publish, reap, arm.
-
-What Python cannot promise. It has no fences, so the comments only name the places where the Rust
-ring has them (`shm::fence`). Nor does it promise that an assignment to a cast memoryview is a
-single store of that width; with CPython on x86-64 it was observed to be one, whereas
-`struct.pack_into` writes zeros first. So this ring is for tests and for study. Against a device
-that runs at the same time use it on x86-64 only, notify after every publish whatever `publish`
-says, negotiate without EVENT_IDX, never disarm, and bound every wait: that is what
-`vioblk.block.reference_queue` does.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final
 
 from vioblk._native import Region
-from vioblk.errors import ChainTooLong, QueueBroken, QueueFull
-from vioblk.ring import Chain, Completion, Segment
-from vioblk.ring.raw import (
-    DESCRIPTOR_BYTES,
-    INDIRECT,
-    NEXT,
+from vioblk.errors import QueueBroken, QueueFull
+from vioblk.ring import Chain, Completion
+from vioblk.ring.raw.split import (
     NO_INTERRUPT,
     NO_NOTIFY,
-    WRITE,
     RawSplitRing,
     SplitLayout,
     UsedEntry,
-    split_layout,
 )
+from vioblk.ring.raw.words import DESCRIPTOR_BYTES, INDIRECT, NEXT
+from vioblk.ring.reference.chains import Part, Plan, event_passed, plan_of, release
 
-__all__ = ["RawSplitRing", "SplitLayout", "SplitQueue", "event_passed", "split_layout"]
-
-CHAIN_BYTES_MAX: Final = 1 << 32
-"""The largest total length of a chain (VIRTIO 1.4, 2.7.5 The Virtqueue Descriptor Table)."""
-
-_LENGTH_MAX: Final = 0xFFFF_FFFF
 _INDEX_MASK: Final = 0xFFFF
-
-
-def event_passed(old_index: int, new_index: int, event_index: int) -> bool:
-    """Whether moving an index from `old_index` to `new_index` passes the event.
-
-    The side that waits asked to be notified of the entry `event_index`; the entries that have
-    become visible are `old_index` to `new_index` - 1. The arithmetic is modulo 65536, so the test
-    holds over the wrap of the indices too (VIRTIO 1.4, 2.7.10 Available Buffer Notification
-    Suppression, with a batch in the place of a single entry).
-    """
-    new_entries = (new_index - old_index) & _INDEX_MASK
-    entries_since_event = (new_index - event_index - 1) & _INDEX_MASK
-    return entries_since_event < new_entries
-
-
-class _Part(NamedTuple):
-    """A segment that has been validated, as a descriptor will say it."""
-
-    address: int
-    length: int
-    write_flag: int
-
-
-class _Plan(NamedTuple):
-    """A chain that has been validated; nothing is allocated or written for it yet."""
-
-    parts: list[_Part]
-    writable_bytes: int
-    regions: list[Region]
 
 
 @dataclass(slots=True)
@@ -126,6 +74,7 @@ class SplitQueue:
             region, size, legacy_align=legacy_align, indirect_table_size=indirect_table_size
         )
         self._size: Final = size
+        self._table_size: Final = indirect_table_size
         self._event_idx: Final = event_idx
         self._strict: Final = strict
         self._clamped_count = 0
@@ -184,8 +133,8 @@ class SplitQueue:
         return self._broken
 
     @property
-    def available_index(self) -> int:
-        """Where the next chain is made available, in the ring without end (16 bits)."""
+    def next_available(self) -> int:
+        """Where the next chain is made available: the available index."""
         return self._published_index
 
     @property
@@ -203,8 +152,8 @@ class SplitQueue:
     def push(self, chain: Chain, /) -> int:
         """Write a chain, whole or not at all, and return its head."""
         self._refuse_if_broken()
-        plan = self._validate(chain)
-        needed = self._descriptors_needed(plan)
+        plan = plan_of(chain, self._size)
+        needed = plan.descriptors_needed(self._table_size)
         if needed > self._free_count:
             raise QueueFull(f"the chain needs {needed} descriptors, {self._free_count} are free")
         return self._write(plan)
@@ -213,8 +162,8 @@ class SplitQueue:
         """Push from the front as many as fit; validates all before it writes any."""
         self._refuse_if_broken()
         heads: list[int] = []
-        for plan in [self._validate(chain) for chain in chains]:
-            if self._descriptors_needed(plan) > self._free_count:
+        for plan in [plan_of(chain, self._size) for chain in chains]:
+            if plan.descriptors_needed(self._table_size) > self._free_count:
                 break
             heads.append(self._write(plan))
         return heads
@@ -258,52 +207,25 @@ class SplitQueue:
             return event_passed(old_index, new_index, self._raw.avail_event)
         return not self._raw.used_flags & NO_NOTIFY
 
-    def _validate(self, chain: Chain) -> _Plan:
-        """Check a chain against everything that does not depend on what is free."""
-        readable, writable = chain
-        parts = [_part_of(segment, 0) for segment in readable]
-        writable_parts = [_part_of(segment, WRITE) for segment in writable]
-        parts += writable_parts
-        if not parts:
-            raise ValueError("the chain is empty: it needs at least one segment")
-        total_bytes = sum(part.length for part in parts)
-        if total_bytes > CHAIN_BYTES_MAX:
-            raise ChainTooLong(
-                f"the chain has {total_bytes} bytes, the ring takes at most {CHAIN_BYTES_MAX}"
-            )
-        if len(parts) > self._size:
-            raise ChainTooLong(
-                f"the chain has {len(parts)} segments, the queue size is {self._size}"
-            )
-        regions = [segment[0] for segment in (*readable, *writable)]
-        return _Plan(parts, sum(part.length for part in writable_parts), regions)
-
-    def _is_indirect(self, plan: _Plan) -> bool:
-        """One segment gains nothing from a table; and a table has its limit."""
-        return 1 < len(plan.parts) <= self._raw.indirect_table_size
-
-    def _descriptors_needed(self, plan: _Plan) -> int:
-        return 1 if self._is_indirect(plan) else len(plan.parts)
-
-    def _write(self, plan: _Plan) -> int:
+    def _write(self, plan: Plan) -> int:
         """Write a validated chain that fits, and its entry in the available ring."""
-        if self._is_indirect(plan):
+        if plan.is_indirect(self._table_size):
             head = self._take_free(1)
             self._write_indirect(head, plan.parts)
         else:
             head = self._take_free(len(plan.parts))
             self._write_direct(head, plan.parts)
         self._pushed[head] = _Pushed(
-            self._descriptors_needed(plan),
+            plan.descriptors_needed(self._table_size),
             plan.writable_bytes,
-            [memoryview(region) for region in plan.regions],
+            plan.pin(),
         )
         self._raw.write_available(self._available_index % self._size, head)
         self._available_index = (self._available_index + 1) & _INDEX_MASK
         self._unpublished.append(head)
         return head
 
-    def _write_direct(self, head: int, parts: list[_Part]) -> None:
+    def _write_direct(self, head: int, parts: list[Part]) -> None:
         """A chain in the descriptor table, linked by `next` (2.7.5)."""
         index = head
         for part in parts[:-1]:
@@ -315,7 +237,7 @@ class SplitQueue:
         last = parts[-1]
         self._raw.write_descriptor(index, last.address, last.length, last.write_flag)
 
-    def _write_indirect(self, head: int, parts: list[_Part]) -> None:
+    def _write_indirect(self, head: int, parts: list[Part]) -> None:
         """A chain in the head's own table, which one descriptor points to (2.7.5.3)."""
         last_index = len(parts) - 1
         for index, part in enumerate(parts):
@@ -412,7 +334,7 @@ class SplitQueue:
         """
         heads = sorted(self._pushed)
         for chain in self._pushed.values():
-            _release(chain.pins)
+            release(chain.pins)
         self._raw.zero()
         self._start()
         return heads
@@ -441,26 +363,4 @@ class SplitQueue:
         self._next_free[last] = self._free_head
         self._free_head = head
         self._free_count += chain.descriptor_count
-        _release(chain.pins)
-
-
-def _part_of(segment: Segment, write_flag: int) -> _Part:
-    """Check one segment and say it as the device sees it."""
-    region, offset, length = segment
-    if region.closed:
-        raise BufferError("a segment's region is closed")
-    if length < 1:
-        raise ValueError(f"a segment of {length} bytes: it needs at least one")
-    if offset < 0 or offset + length > region.length:
-        raise ValueError(
-            f"segment of {length} bytes at offset {offset}"
-            f" is not inside its region of {region.length} bytes"
-        )
-    if length > _LENGTH_MAX:
-        raise ValueError(f"a segment of {length} bytes: one descriptor takes up to {_LENGTH_MAX}")
-    return _Part(region.device_address + offset, length, write_flag)
-
-
-def _release(pins: list[memoryview]) -> None:
-    for pin in pins:
-        pin.release()
+        release(chain.pins)

@@ -14,26 +14,22 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from vioblk._native import Region
-
-SIZE_MAX: Final = 32768
-"""The largest queue size (VIRTIO 1.4, 2.7 Split Virtqueues)."""
-
-DESCRIPTOR_BYTES: Final = 16
-
-# Descriptor flags (VIRTIO 1.4, 2.7.5 The Virtqueue Descriptor Table).
-NEXT: Final = 1
-"""The chain goes on at descriptor `next`."""
-WRITE: Final = 2
-"""The device writes this part of the buffer; without the flag it reads it."""
-INDIRECT: Final = 4
-"""The descriptor points to a table of descriptors."""
+from vioblk.ring.raw.words import (
+    CACHE_LINE,
+    DESCRIPTOR_BYTES,
+    SIZE_MAX,
+    DescriptorWords,
+    align_up,
+    check_index,
+    check_indirect_table_size,
+    check_ring_region,
+)
 
 NO_INTERRUPT: Final = 1
 """Available flags: a hint that no used buffer notifications are wanted (2.7.7)."""
 NO_NOTIFY: Final = 1
 """Used flags: no available buffer notifications are wanted (2.7.10)."""
 
-_CACHE_LINE: Final = 64
 _LEGACY_ALIGN_MAX: Final = 1 << 31
 """The largest power of two that the 32-bit register QueueAlign can hold (VIRTIO 1.4, 4.2.4)."""
 
@@ -54,6 +50,16 @@ class SplitLayout:
     length: int
     """Bytes that the region must have."""
 
+    @property
+    def driver_offset(self) -> int:
+        """Of the driver area: the available ring."""
+        return self.available_offset
+
+    @property
+    def device_offset(self) -> int:
+        """Of the device area: the used ring."""
+        return self.used_offset
+
 
 def split_layout(
     size: int, *, legacy_align: int | None = None, indirect_table_size: int = 0
@@ -69,21 +75,18 @@ def split_layout(
         raise ValueError(f"queue size {size} is not a power of two from 1 to {SIZE_MAX}")
     if legacy_align is not None and not _is_legacy_align(legacy_align):
         raise ValueError(f"legacy alignment {legacy_align} is not a power of two from 4 on")
-    if not 0 <= indirect_table_size <= size:
-        raise ValueError(
-            f"indirect table size {indirect_table_size} is not within 0 and the queue size {size}"
-        )
+    check_indirect_table_size(indirect_table_size, size)
     available_bytes = 6 + 2 * size
     used_bytes = 6 + 8 * size
     available_offset = DESCRIPTOR_BYTES * size
     if legacy_align is None:
-        available_offset = _align_up(available_offset, _CACHE_LINE)
-        used_offset = _align_up(available_offset + available_bytes, _CACHE_LINE)
+        available_offset = align_up(available_offset, CACHE_LINE)
+        used_offset = align_up(available_offset + available_bytes, CACHE_LINE)
         end = used_offset + used_bytes
     else:
-        used_offset = _align_up(available_offset + available_bytes, legacy_align)
-        end = _align_up(used_offset + used_bytes, legacy_align)
-    indirect_offset = _align_up(end, _CACHE_LINE)
+        used_offset = align_up(available_offset + available_bytes, legacy_align)
+        end = align_up(used_offset + used_bytes, legacy_align)
+    indirect_offset = align_up(end, CACHE_LINE)
     if indirect_table_size:
         end = indirect_offset + size * indirect_table_size * DESCRIPTOR_BYTES
     return SplitLayout(0, available_offset, used_offset, indirect_offset, end)
@@ -134,18 +137,19 @@ class RawSplitRing:
         self.size: Final = size
         self.indirect_table_size: Final = indirect_table_size
         self.device_address: Final = region.device_address
-        _check_ring_region(region, self.layout, legacy_align)
+        align = max(DESCRIPTOR_BYTES, legacy_align or 0)
+        check_ring_region(region, self.layout.length, align)
         self._memory: Final = memoryview(region)
         # Each word is only ever accessed through one of these views, so by one width.
         self._available: Final = self._part(self.layout.available_offset, 6 + 2 * size).cast("H")
         used = self._part(self.layout.used_offset, 6 + 8 * size)
         self._used: Final = used[: 6 + 8 * size].cast("H")
         self._used_entries: Final = used[4 : 4 + 8 * size].cast("I")
-        self._descriptors: Final = _DescriptorTable(
+        self._descriptors: Final = DescriptorWords(
             self._part(self.layout.descriptors_offset, size * DESCRIPTOR_BYTES)
         )
         # The tables of all heads, one after the other: entry i of head h is h * table size + i.
-        self._tables: Final = _DescriptorTable(
+        self._tables: Final = DescriptorWords(
             self._part(self.layout.indirect_offset, size * indirect_table_size * DESCRIPTOR_BYTES)
         )
         self._used_event: Final = _RING + size
@@ -164,7 +168,7 @@ class RawSplitRing:
 
     def read_descriptor(self, index: int) -> Descriptor:
         """Descriptor `index` of the table."""
-        return self._descriptors.read(index)
+        return Descriptor(*self._descriptors.read(index))
 
     def write_descriptor(
         self, index: int, address: int, length: int, flags: int = 0, next_index: int = 0
@@ -179,7 +183,7 @@ class RawSplitRing:
 
     def read_table_entry(self, head: int, index: int) -> Descriptor:
         """Entry `index` of the indirect table of `head` (2.7.5.3 Indirect Descriptors)."""
-        return self._tables.read(self._table_entry(head, index))
+        return Descriptor(*self._tables.read(self._table_entry(head, index)))
 
     def write_table_entry(
         self,
@@ -279,59 +283,12 @@ class RawSplitRing:
         self._memory[offset : offset + length] = bytes(length)
 
     def _table_entry(self, head: int, index: int) -> int:
-        if not 0 <= index < self.indirect_table_size:
-            raise IndexError(f"entry {index} is not in a table of {self.indirect_table_size}")
+        check_index("entry", index, self.indirect_table_size, "table")
         return head * self.indirect_table_size + index
 
     def _slot(self, slot: int) -> int:
-        if not 0 <= slot < self.size:
-            raise IndexError(f"slot {slot} is not in a ring of {self.size}")
-        return slot
-
-
-class _DescriptorTable:
-    """Descriptors, one after the other in memory; their fields by views of the fields' widths."""
-
-    def __init__(self, memory: memoryview) -> None:
-        self._count: Final = len(memory) // DESCRIPTOR_BYTES
-        self._by_64: Final = memory.cast("Q")
-        self._by_32: Final = memory.cast("I")
-        self._by_16: Final = memory.cast("H")
-
-    def read(self, index: int) -> Descriptor:
-        self._check(index)
-        return Descriptor(
-            self._by_64[2 * index],
-            self._by_32[4 * index + 2],
-            self._by_16[8 * index + 6],
-            self._by_16[8 * index + 7],
-        )
-
-    def write(self, index: int, address: int, length: int, flags: int, next_index: int) -> None:
-        self._check(index)
-        self._by_64[2 * index] = address
-        self._by_32[4 * index + 2] = length
-        self._by_16[8 * index + 6] = flags
-        self._by_16[8 * index + 7] = next_index
-
-    def _check(self, index: int) -> None:
-        if not 0 <= index < self._count:
-            raise IndexError(f"descriptor {index} is not in a table of {self._count}")
-
-
-def _check_ring_region(region: Region, layout: SplitLayout, legacy_align: int | None) -> None:
-    if region.length < layout.length:
-        raise ValueError(f"the ring needs {layout.length} bytes, its region has {region.length}")
-    align = max(DESCRIPTOR_BYTES, legacy_align or 0)
-    if region.device_address % align:
-        raise ValueError(
-            f"the ring's device address {region.device_address:#x} is not a multiple of {align}"
-        )
+        return check_index("slot", slot, self.size, "ring")
 
 
 def _is_legacy_align(align: int) -> bool:
     return 4 <= align <= _LEGACY_ALIGN_MAX and not align & (align - 1)
-
-
-def _align_up(offset: int, align: int) -> int:
-    return (offset + align - 1) & -align

@@ -1,0 +1,156 @@
+//! `PackedQueue`: the packed ring, chain by chain, as Python sees it.
+
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::types::PySequence;
+use vring::{Ring, RingOptions};
+
+use crate::chains::{Chains, unsigned};
+use crate::memory::Region;
+
+/// Where the parts of a packed ring lie in its region.
+#[pyclass(frozen, module = "vioblk._native")]
+#[derive(Clone, Copy)]
+pub(crate) struct PackedLayout(pub(crate) vring::PackedLayout);
+
+#[pymethods]
+impl PackedLayout {
+    #[getter]
+    fn descriptors_offset(&self) -> usize {
+        self.0.descriptors
+    }
+
+    #[getter]
+    fn driver_offset(&self) -> usize {
+        self.0.driver_event
+    }
+
+    #[getter]
+    fn device_offset(&self) -> usize {
+        self.0.device_event
+    }
+
+    #[getter]
+    fn indirect_offset(&self) -> usize {
+        self.0.indirect
+    }
+
+    #[getter]
+    fn length(&self) -> usize {
+        self.0.length
+    }
+}
+
+pub(crate) fn packed_layout_of(
+    size: i64,
+    indirect_table_size: i64,
+) -> PyResult<vring::PackedLayout> {
+    let size = unsigned("queue size", size)?;
+    let table = unsigned("indirect table size", indirect_table_size)?;
+    vring::PackedLayout::new(size, table).map_err(|error| PyValueError::new_err(error.to_string()))
+}
+
+/// Where the parts of a packed ring of `size` descriptors lie.
+#[pyfunction]
+#[pyo3(signature = (size, *, indirect_table_size=0))]
+pub(crate) fn packed_layout(size: i64, indirect_table_size: i64) -> PyResult<PackedLayout> {
+    packed_layout_of(size, indirect_table_size).map(PackedLayout)
+}
+
+/// The driver's half of a packed ring. Not thread-safe, as `SplitQueue`.
+#[pyclass(module = "vioblk._native")]
+pub(crate) struct PackedQueue(Chains<vring::PackedQueue>);
+
+#[pymethods]
+impl PackedQueue {
+    #[new]
+    #[pyo3(signature = (
+        region, size, *, indirect_table_size=0, event_idx=false, strict=false, zeroed=false
+    ))]
+    fn new(
+        region: &Bound<'_, Region>,
+        size: i64,
+        indirect_table_size: i64,
+        event_idx: bool,
+        strict: bool,
+        zeroed: bool,
+    ) -> PyResult<Self> {
+        let layout = packed_layout_of(size, indirect_table_size)?;
+        let options = RingOptions { event_idx, strict, zeroed };
+        Chains::new(region.get().claim()?, layout, options).map(Self)
+    }
+
+    #[getter]
+    fn size(&self) -> u16 {
+        self.0.ring().size()
+    }
+
+    #[getter]
+    fn layout(&self) -> PackedLayout {
+        PackedLayout(*self.0.ring().layout())
+    }
+
+    #[getter]
+    fn free_count(&self) -> u16 {
+        self.0.ring().free_count()
+    }
+
+    #[getter]
+    fn outstanding_count(&self) -> u16 {
+        self.0.ring().outstanding_count()
+    }
+
+    #[getter]
+    fn clamped_count(&self) -> u64 {
+        self.0.ring().clamped_count()
+    }
+
+    #[getter]
+    fn broken(&self) -> Option<String> {
+        self.0.broken()
+    }
+
+    #[getter]
+    fn next_available(&self) -> u16 {
+        self.0.ring().next_available()
+    }
+
+    #[pyo3(signature = (chain, /))]
+    fn push(&mut self, py: Python<'_>, chain: &Bound<'_, PyAny>) -> PyResult<u16> {
+        self.0.push(py, chain)
+    }
+
+    #[pyo3(signature = (chains, /))]
+    fn push_many(&mut self, py: Python<'_>, chains: &Bound<'_, PySequence>) -> PyResult<Vec<u16>> {
+        self.0.push_many(py, chains)
+    }
+
+    fn withdraw(&mut self, py: Python<'_>) -> PyResult<Vec<u16>> {
+        self.0.withdraw(py)
+    }
+
+    fn publish(&mut self, py: Python<'_>) -> PyResult<bool> {
+        self.0.publish(py)
+    }
+
+    #[pyo3(signature = (limit=None))]
+    fn reap<'py>(
+        &mut self,
+        py: Python<'py>,
+        limit: Option<i64>,
+    ) -> PyResult<Vec<Bound<'py, PyAny>>> {
+        self.0.reap(py, limit)
+    }
+
+    fn arm(&mut self, py: Python<'_>) -> PyResult<bool> {
+        self.0.arm(py)
+    }
+
+    fn disarm(&mut self, py: Python<'_>) -> PyResult<()> {
+        self.0.disarm(py)
+    }
+
+    fn reclaim(&mut self, py: Python<'_>) -> PyResult<Vec<u16>> {
+        self.0.reclaim(py)
+    }
+}
