@@ -2,6 +2,8 @@
 //!
 //! Everything that the driver can write is read once and checked before use.
 
+pub mod packed;
+
 use std::fmt;
 
 use shm::{AvailableElement, Descriptor, OutOfBounds, Records, UsedElement, Words, fence};
@@ -63,6 +65,8 @@ pub enum Violation {
     IndirectWithNext,
     IndirectNested,
     IndirectTableLength { length: u32 },
+    ListNotAvailable { slot: u16 },
+    TableEntryFlags { index: u16, flags: u16 },
     NoStatusByte,
     HeaderTooShort { length: u64 },
     Memory(OutOfBounds),
@@ -96,6 +100,12 @@ impl fmt::Display for Violation {
             Self::IndirectTableLength { length } => {
                 write!(f, "an indirect table of {length} bytes is not a number of descriptors")
             }
+            Self::ListNotAvailable { slot } => {
+                write!(f, "descriptor {slot} is not available, but those before it of its list are")
+            }
+            Self::TableEntryFlags { index, flags } => {
+                write!(f, "entry {index} of an indirect table has flags {flags:#x}")
+            }
             Self::NoStatusByte => f.write_str("a request has no writable byte for its status"),
             Self::HeaderTooShort { length } => {
                 write!(f, "a request has {length} readable bytes, less than its header")
@@ -118,6 +128,8 @@ pub struct Chain {
     pub head: u16,
     /// Descriptors that described buffers, those of an indirect table included.
     pub descriptor_count: u32,
+    /// Slots of a packed ring that it takes.
+    pub slots: u16,
     /// Whether it used an indirect table.
     pub indirect: bool,
     /// What the device reads, in order.
@@ -134,6 +146,7 @@ impl Chain {
     fn clear(&mut self, head: u16) {
         self.head = head;
         self.descriptor_count = 0;
+        self.slots = 0;
         self.indirect = false;
         self.readable.clear();
         self.writable.clear();
@@ -146,7 +159,9 @@ impl Chain {
     fn append(
         &mut self,
         index: u16,
-        descriptor: &Descriptor,
+        address: u64,
+        length: u32,
+        device_writes: bool,
         size: u16,
         map: &mut AddressMap,
     ) -> Result<(), Violation> {
@@ -154,14 +169,13 @@ impl Chain {
             return Err(Violation::ChainTooLong { size });
         }
         self.descriptor_count += 1;
-        let Descriptor { addr: address, len: length, flags, .. } = *descriptor;
         if length == 0 {
             return Err(Violation::ZeroLength { index });
         }
         let segment = map
             .resolve(address, length as usize)
             .ok_or(Violation::NotMapped { address, length })?;
-        if flags & WRITE != 0 {
+        if device_writes {
             self.writable.push(segment);
             self.writable_bytes += u64::from(length);
         } else if self.writable.is_empty() {
@@ -339,8 +353,9 @@ impl DeviceRing {
             if descriptor.flags & INDIRECT != 0 {
                 return self.walk_table(&descriptor, map, chain);
             }
-            chain.append(index, &descriptor, self.size, map)?;
-            if descriptor.flags & NEXT == 0 {
+            let Descriptor { addr, len, flags, .. } = descriptor;
+            chain.append(index, addr, len, flags & WRITE != 0, self.size, map)?;
+            if flags & NEXT == 0 {
                 return Ok(());
             }
             index = descriptor.next;
@@ -380,8 +395,9 @@ impl DeviceRing {
             if descriptor.flags & INDIRECT != 0 {
                 return Err(Violation::IndirectNested);
             }
-            chain.append(index, &descriptor, self.size, map)?;
-            if descriptor.flags & NEXT == 0 {
+            let Descriptor { addr, len, flags, .. } = descriptor;
+            chain.append(index, addr, len, flags & WRITE != 0, self.size, map)?;
+            if flags & NEXT == 0 {
                 return Ok(());
             }
             index = descriptor.next;

@@ -1,0 +1,396 @@
+//! The device's own parse of a packed ring (VIRTIO 1.4, 2.8 Packed Virtqueues).
+//!
+//! Buffer ids are the driver's business: they are given back as they came, and nothing here is
+//! looked up by one. How many slots a chain takes is remembered with the chain.
+
+use shm::{
+    PackedBody, PackedDescriptor, PackedDescriptors, PackedUsed, Records, UsedElement, Words, fence,
+};
+
+use super::{
+    Chain, DESCRIPTOR_BYTES, INDIRECT, NEXT, RingAddresses, RingFeatures, Violation, WRITE, passes,
+};
+use crate::address_map::{AddressMap, Segment};
+
+const AVAIL: u16 = 0x80;
+const USED: u16 = 0x8000;
+const OWNER: u16 = AVAIL | USED;
+
+/// The words of an event suppression structure (2.8.14 Event Suppression Structure Format).
+const PLACE: usize = 0;
+const WISH: usize = 1;
+
+const WISH_MASK: u16 = 3;
+const ALWAYS: u16 = 0;
+const NEVER: u16 = 1;
+const AT_PLACE: u16 = 2;
+
+/// A slot, and the wrap counter with which the ring is gone through there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Place {
+    slot: u16,
+    counter: u16,
+}
+
+impl Place {
+    const FIRST: Self = Self { slot: 0, counter: 1 };
+
+    fn word(self) -> u16 {
+        self.slot | self.counter << 15
+    }
+
+    fn is_available(self, flags: u16) -> bool {
+        flags & OWNER == if self.counter == 1 { AVAIL } else { USED }
+    }
+
+    fn used_flags(self) -> u16 {
+        if self.counter == 1 { OWNER } else { 0 }
+    }
+
+    #[inline]
+    fn skip(&mut self, count: u16, size: u16) {
+        let slot = u32::from(self.slot) + u32::from(count);
+        let (laps, slot) = (slot / u32::from(size), slot % u32::from(size));
+        self.slot = slot as u16;
+        self.counter ^= laps as u16 & 1;
+    }
+}
+
+/// The device's half of one packed ring.
+#[derive(Debug)]
+pub struct PackedRing {
+    size: u16,
+    features: RingFeatures,
+    descriptors: PackedDescriptors,
+    driver_event: Words,
+    device_event: Words,
+    /// Up to where chains have been seen, and up to where they have been taken.
+    seen: Place,
+    taken: Place,
+    /// Chains between the two.
+    waiting: u16,
+    /// Chains that were seen and not yet used.
+    outstanding: u16,
+    /// Slots from `used` to `seen`: the device's.
+    held_slots: u16,
+    /// Where the next used descriptor goes.
+    used: Place,
+    /// Slots of the used descriptors that the driver cannot see yet, and the flags that will show
+    /// them.
+    hidden: Vec<(u16, u16)>,
+    /// Slots passed by used descriptors since the last notification was decided on.
+    unjudged_slots: u32,
+    /// Whether the driver has been asked for kicks.
+    armed: bool,
+}
+
+impl PackedRing {
+    /// A ring that the driver has just set up, zeroed.
+    pub fn new(
+        addresses: &RingAddresses,
+        features: RingFeatures,
+        map: &mut AddressMap,
+    ) -> Result<Self, Violation> {
+        let count = usize::from(addresses.size);
+        let mut part = |address: u64, length: usize| {
+            let segment = map.resolve(address, length);
+            let segment = segment.ok_or(Violation::NotMapped { address, length: length as u32 })?;
+            Ok::<_, Violation>(map.span(&segment)?)
+        };
+        let descriptors = part(addresses.descriptors, count * DESCRIPTOR_BYTES)?;
+        let driver_event = part(addresses.available, 4)?;
+        let device_event = part(addresses.used, 4)?;
+        Ok(Self {
+            size: addresses.size,
+            features,
+            descriptors: descriptors.packed_descriptors(0, count)?,
+            driver_event: driver_event.words(0, 2)?,
+            device_event: device_event.words(0, 2)?,
+            seen: Place::FIRST,
+            taken: Place::FIRST,
+            waiting: 0,
+            outstanding: 0,
+            held_slots: 0,
+            used: Place::FIRST,
+            hidden: Vec::new(),
+            unjudged_slots: 0,
+            // A zeroed structure asks for every kick.
+            armed: true,
+        })
+    }
+
+    /// Descriptors.
+    pub fn size(&self) -> u16 {
+        self.size
+    }
+
+    /// Look for chains behind those that were seen; how many there are.
+    #[inline]
+    pub fn poll(&mut self) -> Result<u16, Violation> {
+        let mut fresh = 0;
+        while self.held_slots < self.size && self.pending() {
+            fence::device_after_available_index();
+            self.see_list()?;
+            fresh += 1;
+        }
+        self.waiting += fresh;
+        self.outstanding += fresh;
+        Ok(fresh)
+    }
+
+    /// Step over the list whose first descriptor is available; the others must be, too.
+    #[inline]
+    fn see_list(&mut self) -> Result<(), Violation> {
+        loop {
+            if self.held_slots == self.size {
+                return Err(Violation::ChainTooLong { size: self.size });
+            }
+            let flags = self.descriptors.load_flags(usize::from(self.seen.slot));
+            if !self.seen.is_available(flags) {
+                return Err(Violation::ListNotAvailable { slot: self.seen.slot });
+            }
+            self.held_slots += 1;
+            self.seen.skip(1, self.size);
+            if flags & NEXT == 0 {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Chains seen and not yet taken.
+    #[inline]
+    pub fn waiting(&self) -> u16 {
+        self.waiting
+    }
+
+    /// Chains seen and not yet used.
+    pub fn outstanding(&self) -> u16 {
+        self.outstanding
+    }
+
+    /// Take the next of the waiting chains into `chain`; false if there is none.
+    #[inline]
+    pub fn take(&mut self, map: &mut AddressMap, chain: &mut Chain) -> Result<bool, Violation> {
+        if self.waiting == 0 {
+            return Ok(false);
+        }
+        chain.clear(0);
+        let mut slots = 0;
+        loop {
+            // The driver may have changed since what `see_list` saw.
+            if self.taken == self.seen && slots > 0 {
+                return Err(Violation::ChainTooLong { size: self.size });
+            }
+            let slot = self.taken.slot;
+            let flags = self.descriptors.load_flags(usize::from(slot));
+            let body = self.descriptors.load_body(usize::from(slot));
+            slots += 1;
+            self.taken.skip(1, self.size);
+            chain.head = body.id;
+            if flags & INDIRECT != 0 {
+                self.walk_table(flags, body, slots, map, chain)?;
+                break;
+            }
+            let PackedBody { addr, len, .. } = body;
+            chain.append(slot, addr, len, flags & WRITE != 0, self.size, map)?;
+            if flags & NEXT == 0 {
+                break;
+            }
+        }
+        chain.slots = slots;
+        self.waiting -= 1;
+        Ok(true)
+    }
+
+    /// All of a chain stands in an indirect table, entry behind entry; WRITE on `flags` means
+    /// nothing. VIRTIO 1.4, 2.8.7 Indirect Flag: Scatter-Gather Support.
+    fn walk_table(
+        &self,
+        flags: u16,
+        pointer: PackedBody,
+        slots: u16,
+        map: &mut AddressMap,
+        chain: &mut Chain,
+    ) -> Result<(), Violation> {
+        let PackedBody { addr: address, len: length, .. } = pointer;
+        let bytes = length as usize;
+        if !self.features.indirect {
+            return Err(Violation::IndirectNotNegotiated);
+        }
+        if flags & NEXT != 0 || slots > 1 {
+            return Err(Violation::IndirectWithNext);
+        }
+        if bytes == 0 || !bytes.is_multiple_of(DESCRIPTOR_BYTES) {
+            return Err(Violation::IndirectTableLength { length });
+        }
+        let count = bytes / DESCRIPTOR_BYTES;
+        if count > usize::from(self.size) {
+            return Err(Violation::ChainTooLong { size: self.size });
+        }
+        let segment =
+            map.resolve(address, bytes).ok_or(Violation::NotMapped { address, length })?;
+        let table = Table::open(segment, count, map);
+        chain.indirect = true;
+        for index in 0..count as u16 {
+            let PackedDescriptor { addr, len, flags, .. } = table.load(index, map)?;
+            if flags & INDIRECT != 0 {
+                return Err(Violation::IndirectNested);
+            }
+            if flags & !WRITE != 0 {
+                return Err(Violation::TableEntryFlags { index, flags });
+            }
+            chain.append(index, addr, len, flags & WRITE != 0, self.size, map)?;
+        }
+        Ok(())
+    }
+
+    /// Write a used descriptor for a chain of `slots`; the driver sees it with the next `publish`.
+    #[inline]
+    pub fn put_used(&mut self, element: UsedElement, slots: u16) {
+        let UsedElement { id, len } = element;
+        let id = u16::try_from(id).unwrap_or(u16::MAX);
+        self.descriptors.store_used(usize::from(self.used.slot), PackedUsed { id, len });
+        let flags = self.used.used_flags() | if len > 0 { WRITE } else { 0 };
+        self.hidden.push((self.used.slot, flags));
+        self.used.skip(slots, self.size);
+        self.unjudged_slots += u32::from(slots);
+        self.held_slots = self.held_slots.saturating_sub(slots);
+        self.outstanding = self.outstanding.saturating_sub(1);
+    }
+
+    /// Whether used descriptors were put that the driver cannot see yet.
+    #[inline]
+    pub fn has_unpublished(&self) -> bool {
+        !self.hidden.is_empty()
+    }
+
+    /// Show the driver everything that was put: the first last, as the driver looks there first.
+    #[inline]
+    pub fn publish(&mut self) {
+        let Some((&(first_slot, first_flags), later)) = self.hidden.split_first() else { return };
+        for &(slot, flags) in later {
+            self.descriptors.store_flags(usize::from(slot), flags);
+        }
+        fence::device_before_used_index();
+        self.descriptors.store_flags(usize::from(first_slot), first_flags);
+        self.hidden.clear();
+    }
+
+    /// Whether the driver wants to be notified of what was published since this was last asked.
+    /// VIRTIO 1.4, 2.8.10 Driver and Device Event Suppression.
+    #[inline]
+    pub fn wants_interrupt(&mut self) -> bool {
+        fence::device_before_interrupt_check();
+        let slots = std::mem::take(&mut self.unjudged_slots);
+        match self.driver_event.load(WISH) & WISH_MASK {
+            _ if slots == 0 => false,
+            NEVER => false,
+            AT_PLACE if self.features.event_idx => {
+                self.went_past(self.driver_event.load(PLACE), slots)
+            }
+            _ => true,
+        }
+    }
+
+    /// Whether the last `slots` slots before `used` have the place that `word` names among them.
+    fn went_past(&self, word: u16, slots: u32) -> bool {
+        let (slot, counter) = (word & 0x7fff, word >> 15);
+        // Behind the last slot the counter was another: what it names lies a lap back.
+        let lap_back = if counter == self.used.counter { 0 } else { self.size };
+        let event = slot.wrapping_sub(lap_back);
+        passes(event, self.used.slot.wrapping_sub(slots as u16), self.used.slot)
+    }
+
+    /// Ask for a kick; whether chains are there already.
+    pub fn arm(&mut self) -> bool {
+        self.armed = true;
+        if self.features.event_idx {
+            self.device_event.store(PLACE, self.seen.word());
+            self.device_event.store(WISH, AT_PLACE);
+        } else {
+            self.device_event.store(WISH, ALWAYS);
+        }
+        fence::device_after_arm();
+        self.pending()
+    }
+
+    /// Whether there is a chain behind those that were seen, without taking note of it.
+    #[inline]
+    pub fn pending(&self) -> bool {
+        let flags = self.descriptors.load_flags(usize::from(self.seen.slot));
+        self.held_slots < self.size && self.seen.is_available(flags)
+    }
+
+    /// Where the driver will make the next chain available, as it looks now: slot, and wrap
+    /// counter in bit 15.
+    pub fn next_available(&self) -> u16 {
+        let mut place = self.seen;
+        for _ in self.held_slots..self.size {
+            if !place.is_available(self.descriptors.load_flags(usize::from(place.slot))) {
+                break;
+            }
+            place.skip(1, self.size);
+        }
+        place.word()
+    }
+
+    /// Whether the driver has been asked for a kick.
+    pub fn is_armed(&self) -> bool {
+        self.armed
+    }
+
+    /// Hint that no kick is wanted.
+    #[inline]
+    pub fn disarm(&mut self) {
+        if self.armed {
+            self.device_event.store(WISH, NEVER);
+        }
+        self.armed = false;
+    }
+}
+
+/// An indirect table: typed records where its alignment allows that, else bytes.
+enum Table {
+    Records(Records<PackedDescriptor>),
+    Bytes(Segment),
+}
+
+impl Table {
+    fn open(segment: Segment, count: usize, map: &AddressMap) -> Self {
+        map.records(&segment, count).map_or(Self::Bytes(segment), Self::Records)
+    }
+
+    fn load(&self, index: u16, map: &AddressMap) -> Result<PackedDescriptor, Violation> {
+        let segment = match self {
+            Self::Records(records) => return Ok(records.load(usize::from(index))),
+            Self::Bytes(segment) => segment,
+        };
+        let mut raw = [0; DESCRIPTOR_BYTES];
+        map.read(segment, usize::from(index) * DESCRIPTOR_BYTES, &mut raw)?;
+        let [a0, a1, a2, a3, a4, a5, a6, a7, l0, l1, l2, l3, i0, i1, f0, f1] = raw;
+        Ok(PackedDescriptor {
+            addr: u64::from_le_bytes([a0, a1, a2, a3, a4, a5, a6, a7]),
+            len: u32::from_le_bytes([l0, l1, l2, l3]),
+            id: u16::from_le_bytes([i0, i1]),
+            flags: u16::from_le_bytes([f0, f1]),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Place;
+
+    #[test]
+    fn the_counter_flips_behind_the_last_slot() {
+        for size in [1, 2, 3, 7, 32_768] {
+            let mut place = Place::FIRST;
+            for lap in 0..3 {
+                for slot in 0..size {
+                    assert_eq!(place, Place { slot, counter: 1 - lap % 2 });
+                    place.skip(1, size);
+                }
+            }
+        }
+    }
+}
