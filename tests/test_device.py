@@ -807,8 +807,8 @@ def test_the_device_is_told_where_the_parts_of_a_ring_lie(
     assert script.enabled[0] == (
         8,
         parts.ring.device_address + parts.layout.descriptors_offset,
-        parts.ring.device_address + parts.layout.available_offset,
-        parts.ring.device_address + parts.layout.used_offset,
+        parts.ring.device_address + parts.layout.driver_offset,
+        parts.ring.device_address + parts.layout.device_offset,
     )
 
 

@@ -15,6 +15,7 @@ from tests.clauses.table import clause_table
 from vioblk.block.features import BLOCK_DEVICE_TYPE, BlockFeature
 from vioblk.errors import NegotiationError
 from vioblk.features import (
+    EITHER_RING,
     LEGACY_ONLY,
     NOT_SUPPORTED,
     PLATFORM,
@@ -335,6 +336,21 @@ def test_ring_features_are_accepted_where_the_ring_can(bit: int) -> None:
         run(MODERN | {bit}, Wish(ring_features=frozenset()), force_on={bit})
 
 
+@clause("RSVD-06")
+def test_ring_packed_is_accepted_where_driver_and_transport_can() -> None:
+    offered, packed = MODERN | {Feature.RING_PACKED}, frozenset({Feature.RING_PACKED})
+    wish = Wish(ring_features=EITHER_RING)
+    accepted = run(offered, wish, transport_features=packed)
+    assert Feature.RING_PACKED in accepted.accepted
+    assert reason(accepted, Feature.RING_PACKED) == "the ring can do it"
+    for negotiation, why in (
+        (run(offered, wish), "the transport cannot do it; the split ring is used"),
+        (run(offered, transport_features=packed), "this ring's queue runs without it"),
+    ):
+        assert Feature.RING_PACKED not in negotiation.accepted
+        assert reason(negotiation, Feature.RING_PACKED) == why
+
+
 @pytest.mark.parametrize("bit", [*sorted(RING), BlockFeature.FLUSH, Feature.ACCESS_PLATFORM])
 def test_any_optional_feature_can_be_forced_off(bit: int) -> None:
     wish = Wish(wanted=frozenset({BlockFeature.FLUSH}))
@@ -451,11 +467,6 @@ def test_admin_vq_is_never_accepted() -> None:
 @vacuous(*ids_with("INORDER-"), "SPLIT-INDIR-05")
 def test_in_order_is_never_accepted() -> None:
     never_accepted(Feature.IN_ORDER)
-
-
-@vacuous(*ids_with("PACKED-"), "PCI-COMMON-02")
-def test_ring_packed_is_never_accepted() -> None:
-    never_accepted(Feature.RING_PACKED)
 
 
 @vacuous(*ids_with("VQRESET-", "PCI-VQRESET-"))

@@ -364,7 +364,7 @@ class BlockLimits:
 
 @final
 class BlockQueue:
-    """A split ring with request slots, a doorbell and a way to wait.
+    """A ring with request slots, a doorbell and a way to wait.
 
     A batch is one packed array of records in, one out (see `vioblk.block.request`).
     Documented at `vioblk.block.queue.RequestQueue`, which the pure-Python twin shares.
@@ -378,6 +378,7 @@ class BlockQueue:
         size: int,
         limits: BlockLimits,
         *,
+        packed: bool = False,
         legacy_align: int | None = None,
         indirect_table_size: int = 0,
         event_idx: bool = False,
@@ -392,7 +393,7 @@ class BlockQueue:
     @property
     def size(self) -> int: ...
     @property
-    def layout(self) -> SplitLayout: ...
+    def layout(self) -> SplitLayout | PackedLayout: ...
     @property
     def depth(self) -> int:
         """Requests of the longest shape that fit at once."""

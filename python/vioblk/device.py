@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from threading import ExceptHookArgs, RLock, current_thread, excepthook, get_ident
 from typing import Any, Final
 
-from vioblk._native import Region, split_layout
+from vioblk._native import Region, packed_layout, split_layout
 from vioblk.config_space import ConfigField, read_snapshot, write_field
 from vioblk.driver import Driver, Q, QueueHandle, QueueParts, Virtqueue
 from vioblk.errors import (
@@ -37,6 +37,7 @@ from vioblk.features import (
 )
 from vioblk.locks import acquire
 from vioblk.memory import DmaMemory
+from vioblk.ring import RingLayout
 from vioblk.status import ANY_STATE, DeviceState, Status, allowed_in, refuse_after_fork
 from vioblk.transport.base import QueueAddresses, Transport
 from vioblk.weakly import weakly
@@ -283,7 +284,8 @@ class VirtioDevice:
 
         Allocates the ring and makes it known to the device now. `build` is called once the
         device is live: an object that can notify does not exist before DRIVER_OK (VIRTIO 1.4,
-        3.1.1). `size` must be a power of two and at most `queue_size_max(index)`; on the legacy
+        3.1.1). `size` must be at most `queue_size_max(index)`, and a power of two unless
+        RING_PACKED was accepted, which makes the ring a packed one; on the legacy
         interface it must be that very number, as the device cannot be told another (VIRTIO 1.4,
         2.7.2 Legacy Interfaces: A Note on Virtqueue Layout).
         `indirect_table_size` counts as 0 where INDIRECT_DESC was not accepted.
@@ -294,11 +296,16 @@ class VirtioDevice:
         self._check_queue(index, size)
         if not self.has(Feature.INDIRECT_DESC):
             indirect_table_size = 0
-        layout = split_layout(
-            size,
-            legacy_align=transport.legacy_align,
-            indirect_table_size=indirect_table_size,
-        )
+        packed = self.has(Feature.RING_PACKED)
+        layout: RingLayout
+        if packed:
+            layout = packed_layout(size, indirect_table_size=indirect_table_size)
+        else:
+            layout = split_layout(
+                size,
+                legacy_align=transport.legacy_align,
+                indirect_table_size=indirect_table_size,
+            )
         ring = self.memory.alloc(layout.length)
         self._rings.append(ring)
         wires = transport.enable_queue(
@@ -319,6 +326,7 @@ class VirtioDevice:
             layout=layout,
             wires=wires,
             hangup_fd=transport.hangup_fd,
+            packed=packed,
             legacy_align=transport.legacy_align,
             indirect_table_size=indirect_table_size,
             event_idx=self.has(Feature.EVENT_IDX),
@@ -345,10 +353,12 @@ class VirtioDevice:
                 f"of two up to {QUEUE_SIZE_MAX}"
             )
         size_max = min(stated, QUEUE_SIZE_MAX)
-        if not 1 <= size <= size_max or size & (size - 1):
+        packed = self.has(Feature.RING_PACKED)
+        if not 1 <= size <= size_max or (size & (size - 1) and not packed):
+            what = "a number" if packed else "a power of two"
             raise ValueError(
-                f"queue {index} cannot have {size} descriptors: a power of two from 1 to "
-                f"{size_max} is needed"
+                f"queue {index} cannot have {size} descriptors: {what} from 1 to {size_max} is "
+                "needed"
             )
 
     def _live_queues(self) -> list[Virtqueue]:

@@ -11,11 +11,12 @@ from enum import IntEnum
 from types import TracebackType
 from typing import TYPE_CHECKING, Generic, Protocol, Self, TypeVar
 
-from vioblk._native import DmaSpace, Region, SplitLayout
+from vioblk._native import DmaSpace, Region
 from vioblk.address import Option
 from vioblk.errors import StateError
 from vioblk.features import FeatureSet, Wish
 from vioblk.memory import DmaMemory
+from vioblk.ring import RingLayout
 from vioblk.transport.base import QueueWires
 
 if TYPE_CHECKING:
@@ -52,9 +53,11 @@ class QueueParts:
     """For further regions (request slots)."""
     ring: Region
     """Zeroed, laid out as `layout` says, and known to the device already."""
-    layout: SplitLayout
+    layout: RingLayout
     wires: QueueWires
     hangup_fd: int | None
+    packed: bool
+    """Whether the ring is a packed one (RING_PACKED was accepted)."""
     legacy_align: int | None
     indirect_table_size: int
     """Descriptors in one indirect table; 0 without, as where INDIRECT_DESC was declined."""

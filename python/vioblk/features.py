@@ -61,12 +61,15 @@ PLATFORM: Final = frozenset(
 """They ask something of the transport; one that can do it has them in `transport_features`."""
 
 RING: Final = frozenset({Feature.INDIRECT_DESC, Feature.EVENT_IDX})
-"""What the rings of this package can do."""
+"""What the rings of this package can do, of either format."""
+
+EITHER_RING: Final = RING | {Feature.RING_PACKED}
+"""What a driver wishes that can use a ring of either format. RING_PACKED asks something of the
+transport as well, so one that can do it has it in `transport_features`."""
 
 NOT_SUPPORTED: Final[Mapping[int, str]] = MappingProxyType(
     {
         Feature.NOTIFY_ON_EMPTY: "this driver asks for the notifications that it needs",
-        Feature.RING_PACKED: "no packed ring in this driver yet; the split ring is used",
         Feature.IN_ORDER: "no in-order ring in this driver yet",
         Feature.SR_IOV: "virtual functions are not managed here",
         Feature.RING_RESET: "single queues are not reset; the device is",
@@ -187,7 +190,7 @@ class Wish:
     required: frozenset[int] = frozenset()
     """Device-type bits without which the driver cannot work."""
     ring_features: frozenset[int] = RING
-    """What the ring that the driver will use can do, of `RING`."""
+    """What the ring that the driver will use can do, of `EITHER_RING`."""
     declined: Mapping[int, str] = field(default_factory=dict)
     """Why a bit of this type that the driver knows is not wanted."""
 
@@ -317,7 +320,7 @@ class _Chooser:
             return Verdict.ACCEPTED, "requests may be laid out in any way, this driver's included"
         if bit in PLATFORM:
             return self._judge_platform(bit)
-        if bit in RING:
+        if bit in EITHER_RING:
             return self._judge_ring(bit)
         return self._judge_type(bit)
 
@@ -327,6 +330,8 @@ class _Chooser:
         return Verdict.DECLINED, "the transport cannot do it"
 
     def _judge_ring(self, bit: int) -> tuple[Verdict, str]:
+        if bit == Feature.RING_PACKED and bit not in self._transport_features:
+            return Verdict.DECLINED, "the transport cannot do it; the split ring is used"
         if bit in self._wish.ring_features:
             return Verdict.ACCEPTED, "the ring can do it"
         return Verdict.DECLINED, "this ring's queue runs without it"

@@ -126,7 +126,7 @@ class EntropyQueue:
         while True:
             for done in self._reap():
                 if done.head == head:
-                    return done.written_bytes
+                    return done.written_bytes or 0
             self._refuse_if_aborted()
             left_s = deadline - time.monotonic()
             if left_s <= 0:

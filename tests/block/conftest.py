@@ -20,11 +20,19 @@ class OpenRecorded(Protocol):
 
 
 @pytest.fixture
-def open_disk(ring: RingName) -> Iterator[OpenDisk]:
+def packed() -> bool:
+    """Whether the disks have packed rings; some modules run on both formats."""
+    return False
+
+
+@pytest.fixture
+def open_disk(ring: RingName, packed: bool) -> Iterator[OpenDisk]:
     """Opens software disks on the ring under test, and closes them in the end."""
     with ExitStack() as stack:
 
         def opener(address: str = "mem:1M", **options: Any) -> BlockDevice:
+            if packed:
+                address += "&packed=on" if "?" in address else "?packed=on"
             return stack.enter_context(vioblk.open(address, ring=ring, **options))
 
         yield opener

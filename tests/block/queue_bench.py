@@ -6,14 +6,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, TypeAlias
 
+from tests.ring.packed_puppet import PackedPuppet
 from tests.ring.puppet import Part, PuppetDevice
 from vioblk._native import BlockLimits, BlockQueue, DmaSpace, Doorbell, Region, SoftwareDevice
 from vioblk.block.queue import RequestQueue
 from vioblk.block.reference_queue import ReferenceBlockQueue
 from vioblk.block.request import COMPLETION_RECORD, REQUEST_RECORD, RequestType
-from vioblk.ring.reference import split_layout
+from vioblk.ring.reference import packed_layout, split_layout
 
-Language: TypeAlias = Literal["native", "reference"]
+Language: TypeAlias = Literal["native", "reference", "native-packed", "reference-packed"]
+"""A queue in this language, on a split ring or on a packed one."""
 
 CAPACITY_SECTORS = 4096
 DATA_BYTES = 1 << 20
@@ -22,6 +24,7 @@ DEVICE_ADDRESS = 0x1_0000_0000
 STATUS_OFFSET = 32
 
 VERSION_1, INDIRECT_DESC, FLUSH, DISCARD, WRITE_ZEROES = 1 << 32, 1 << 28, 1 << 9, 1 << 13, 1 << 14
+RING_PACKED = 1 << 34
 ACKNOWLEDGE, DRIVER, DRIVER_OK, FEATURES_OK = 1, 2, 4, 8
 
 
@@ -113,7 +116,7 @@ class QueueBench:
 class PuppetBench(QueueBench):
     """The test plays the device."""
 
-    puppet: PuppetDevice = field(kw_only=True)
+    puppet: PuppetDevice | PackedPuppet = field(kw_only=True)
 
     def header(self, part: Part) -> Header:
         assert (part.length, part.device_writes) == (16, False)
@@ -128,8 +131,16 @@ class PuppetBench(QueueBench):
                     return bytes(view[offset : offset + part.length])
         raise AssertionError(f"{part} is in no region")
 
-    def complete(self, head: int, status: int = 0, used_length: int | None = None) -> None:
-        """Write the status byte and use the chain; the length is what an honest device says."""
+    def complete(
+        self,
+        head: int,
+        status: int = 0,
+        used_length: int | None = None,
+        *,
+        write_flag: bool = True,
+    ) -> None:
+        """Write the status byte and use the chain; the length is what an honest device says.
+        `write_flag`: on a packed ring, whether it says so."""
         parts = self.puppet.follow(head)
         assert (parts[-1].length, parts[-1].device_writes) == (1, True)
         offset = parts[-1].address - self.slots.device_address
@@ -137,7 +148,10 @@ class PuppetBench(QueueBench):
             view[offset] = status
         if used_length is None:
             used_length = sum(part.length for part in parts if part.device_writes)
-        self.puppet.use(head, used_length)
+        if isinstance(self.puppet, PackedPuppet):
+            self.puppet.use(head, used_length, write_flag=write_flag)
+        else:
+            self.puppet.use(head, used_length)
 
     def interrupt(self) -> None:
         assert self.interrupt_fd is not None
@@ -164,6 +178,7 @@ def make_puppet_bench(
         slots,
         size,
         limits or limits_of(),
+        packed=is_packed(language),
         legacy_align=legacy_align,
         indirect_table_size=indirect_table_size,
         strict=strict,
@@ -171,12 +186,16 @@ def make_puppet_bench(
         interrupt_fd=interrupt_fd,
         hangup_fd=hangup_fd,
     )
-    puppet = PuppetDevice(
-        ring_region,
-        size,
-        legacy_align=legacy_align,
-        indirect_table_size=indirect_table_size,
-    )
+    puppet: PuppetDevice | PackedPuppet
+    if is_packed(language):
+        puppet = PackedPuppet(ring_region, size, indirect_table_size=indirect_table_size)
+    else:
+        puppet = PuppetDevice(
+            ring_region,
+            size,
+            legacy_align=legacy_align,
+            indirect_table_size=indirect_table_size,
+        )
     return PuppetBench(
         space, ring_region, slots, data, queue, interrupt_fd=interrupt_fd, puppet=puppet
     )
@@ -204,6 +223,7 @@ def make_device_bench(
     """A queue on a started software device; not `threaded`: the test calls `device.serve`."""
     space, ring_region, slots, data = _memory(language, size, indirect_table_size)
     features = VERSION_1 | INDIRECT_DESC | FLUSH | DISCARD | WRITE_ZEROES
+    features |= RING_PACKED if is_packed(language) else 0
     device = SoftwareDevice(
         space, capacity_sectors=CAPACITY_SECTORS, features=features, threaded=threaded
     )
@@ -219,6 +239,7 @@ def make_device_bench(
         slots,
         size,
         limits or limits_of(),
+        packed=is_packed(language),
         indirect_table_size=indirect_table_size,
         doorbell=Doorbell.eventfd(device.kick_fd(0)),
         interrupt_fd=device.interrupt_fd(0),
@@ -228,8 +249,8 @@ def make_device_bench(
         0,
         size,
         address + layout.descriptors_offset,
-        address + layout.available_offset,
-        address + layout.used_offset,
+        address + layout.driver_offset,
+        address + layout.device_offset,
     )
     device.write_status(ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK)
     return DeviceBench(space, ring_region, slots, data, queue, device=device)
@@ -240,11 +261,20 @@ def _memory(
 ) -> tuple[DmaSpace, Region, Region, Region]:
     space = DmaSpace()
     space.map(MEMORY_BYTES, DEVICE_ADDRESS)
-    layout = split_layout(size, legacy_align=legacy_align, indirect_table_size=indirect_table_size)
-    ring = space.alloc(layout.length)
+    if is_packed(language):
+        length = packed_layout(size, indirect_table_size=indirect_table_size).length
+    else:
+        length = split_layout(
+            size, legacy_align=legacy_align, indirect_table_size=indirect_table_size
+        ).length
+    ring = space.alloc(length)
     slots = space.alloc(_queue_class(language).slots_length(size))
     return space, ring, slots, space.alloc(DATA_BYTES)
 
 
 def _queue_class(language: Language) -> type[BlockQueue] | type[ReferenceBlockQueue]:
-    return BlockQueue if language == "native" else ReferenceBlockQueue
+    return BlockQueue if language.startswith("native") else ReferenceBlockQueue
+
+
+def is_packed(language: Language) -> bool:
+    return language.endswith("-packed")

@@ -42,6 +42,20 @@ def serve_memory(directory: Path) -> Iterator[str]:
 
 
 @contextmanager
+def serve_memory_packed(directory: Path) -> Iterator[str]:
+    yield "mem:64M?packed=on&queue_size=100&serial=contract&queues=2"
+
+
+@contextmanager
+def serve_memory_packed_on_pci(directory: Path) -> Iterator[str]:
+    yield (
+        "mem:64M?packed=on&indirect=off&notification_data=on&bus=pci&serial=contract&queues=2"
+        "&size_max=4096&seg_max=4&queue_size=27&max_discard_sectors=64"
+        "&max_write_zeroes_sectors=64"
+    )
+
+
+@contextmanager
 def serve_memory_on_pci(directory: Path) -> Iterator[str]:
     yield "mem:64M?bus=pci&interrupts=msix&serial=contract&queues=2"
 
@@ -96,6 +110,8 @@ def serve_qemu(options: str) -> Callable[[Path], AbstractContextManager[str]]:
 
 TARGETS = [
     Target("memory", serve_memory, "software", keeps_content=False),
+    Target("memory-packed", serve_memory_packed, "software", keeps_content=False),
+    Target("small-packed-pci", serve_memory_packed_on_pci, "software", keeps_content=False),
     Target("memory-pci", serve_memory_on_pci, "software", keeps_content=False),
     Target(
         "memory-pci-intx",
@@ -119,5 +135,6 @@ TARGETS = [
         serve_qemu("interface=modern&interrupts=msix&num_queues=2"),
         "qemu",
     ),
+    Target("qemu-packed", serve_qemu("packed=on&interrupts=msix&num_queues=2"), "qemu"),
     Target("qemu-q35-root-port", serve_qemu("machine=q35&iothread=on"), "qemu", rings=("native",)),
 ]

@@ -107,7 +107,7 @@ def break_the_device(disk: BlockDevice) -> None:
     handle = disk._driver._handles[0]
     parts = handle._parts
     assert parts is not None
-    index_offset = parts.layout.available_offset + 2
+    index_offset = parts.layout.driver_offset + 2
     with memoryview(parts.ring) as ring, ring[index_offset : index_offset + 2].cast("H") as index:
         index[0] = (index[0] + 2 * parts.size) & 0xFFFF
     assert parts.wires.doorbell is not None

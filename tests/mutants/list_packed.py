@@ -89,7 +89,7 @@ MUTANTS: Final = [
         name="packed-length-without-write",
         violation="believes the length of a used descriptor without WRITE",
         function=f"{_RING}._take_used",
-        old="length if flags & WRITE else 0",
+        old="length if flags & WRITE else None",
         new="length",
         test=f"{_REAP}test_a_used_length_without_the_write_flag_means_nothing",
     ),

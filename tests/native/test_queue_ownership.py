@@ -81,7 +81,7 @@ def test_a_sequence_that_lies_about_its_length_is_no_reason_to_allocate() -> Non
         queue.push_many(range(10**15))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("size", [-1, 0, 3, 1 << 16, 1 << 60])
+@pytest.mark.parametrize("size", [-1, 0, 32769, 1 << 16, 1 << 60])
 def test_slots_for_a_queue_that_cannot_be_are_refused(size: int) -> None:
     with pytest.raises(ValueError, match=str(size)):
         BlockQueue.slots_length(size)

@@ -127,7 +127,7 @@ def test_a_used_length_without_the_write_flag_means_nothing(
     (head,) = bench.publish_chains(1)
     bench.device.take()
     bench.device.use(head, 0xFFFF_FFFF, write_flag=False)
-    assert bench.ring.reap() == [Completion(head, 0)]
+    assert bench.ring.reap() == [Completion(head, None)]
     assert bench.ring.clamped_count == 0
 
 

@@ -16,7 +16,7 @@ from vioblk.block.request import COMPLETION_RECORD
 from vioblk.device import VirtioDevice
 from vioblk.driver import QueueHandle, QueueParts
 from vioblk.errors import NegotiationError, ProtocolError, VioblkError
-from vioblk.features import RING, Feature, FeatureSet, Wish
+from vioblk.features import EITHER_RING, Feature, FeatureSet, Wish
 
 if TYPE_CHECKING:
     from vioblk.block.reference_queue import ReferenceBlockQueue
@@ -62,8 +62,9 @@ class QueueOptions:
     queue_count: int | None = None
     """None: as many as the device has, but not more than this machine has processors."""
     ring_size: int | None = None
-    """Descriptors in each, a power of two; None: DEFAULT_RING_SIZE or what the device allows. On
-    the legacy interface it is the device's number, and no other can be asked for."""
+    """Descriptors in each, on a split ring a power of two; None: DEFAULT_RING_SIZE or what the
+    device allows. On the legacy interface it is the device's number, and no other can be asked
+    for."""
     strict: bool = False
     """A used length that is too large breaks the queue instead of being clamped."""
     writeback: bool = True
@@ -212,7 +213,8 @@ class BlockDriver:
 
     def _ring_features(self) -> frozenset[int]:
         # Python has no fence between publishing an index and reading the device's event word.
-        return RING - {Feature.EVENT_IDX} if self.options.ring == "reference" else RING
+        fenced = self.options.ring == "native"
+        return EITHER_RING if fenced else EITHER_RING - {Feature.EVENT_IDX}
 
     def _queue_count(self) -> int:
         most = self.device_queue_count
@@ -239,11 +241,13 @@ class BlockDriver:
                     "legacy interface the device alone decides; leave ring_size away"
                 )
             return most
+        packed = device.has(Feature.RING_PACKED)
         if asked is None:
             fits = max(1, min(most, DEFAULT_RING_SIZE))
-            return 1 << (fits.bit_length() - 1)
-        if asked > most or asked & (asked - 1):
-            raise ValueError(f"ring_size is {asked}; ask for a power of two up to {most}")
+            return fits if packed else 1 << (fits.bit_length() - 1)
+        if asked > most or (asked & (asked - 1) and not packed):
+            what = "a number" if packed else "a power of two"
+            raise ValueError(f"ring_size is {asked}; ask for {what} up to {most}")
         return asked
 
     def _build(self, parts: QueueParts) -> RequestQueue:
@@ -254,6 +258,7 @@ class BlockDriver:
             parts.memory.alloc(make.slots_length(parts.size)),
             parts.size,
             self.queue_limits(),
+            packed=parts.packed,
             legacy_align=parts.legacy_align,
             indirect_table_size=parts.indirect_table_size,
             event_idx=parts.event_idx,

@@ -18,7 +18,9 @@ OPTIONS: Final[Mapping[str, Option]] = {
         "how many of the device's queues are used; all, or one each for this machine's processors",
     ),
     "ring_size": integer(
-        1, 32768, "descriptors in each ring; 256, or what the device allows", power_of_two=True
+        1,
+        32768,
+        "descriptors in each ring, on a split ring a power of two; 256, or what the device allows",
     ),
     "writeback": flag(
         "the device may keep written data in a volatile cache until a flush; off: a write is "

@@ -51,7 +51,7 @@ from vioblk.errors import (
     StateError,
 )
 from vioblk.ring import Chain, Completion, Segment
-from vioblk.ring.reference import SplitLayout, SplitQueue
+from vioblk.ring.reference import PackedLayout, PackedQueue, SplitLayout, SplitQueue
 
 SLOT_BYTES: Final = 64
 """One cache line per head."""
@@ -68,7 +68,7 @@ POLL_SLICE_S: Final = 0.001
 """The same for a queue without an interrupt."""
 
 _FRAME_DESCRIPTORS: Final = 2  # header and status
-_SIZE_MIN: Final = 4  # the smallest power of two that holds a request with data
+_SIZE_MIN: Final = 3  # header, data and status
 
 
 class _Slots:
@@ -166,6 +166,7 @@ class ReferenceBlockQueue:
         size: int,
         limits: BlockLimits,
         *,
+        packed: bool = False,
         legacy_align: int | None = None,
         indirect_table_size: int = 0,
         event_idx: bool = False,
@@ -184,13 +185,22 @@ class ReferenceBlockQueue:
                 f"the pure-Python queue relies on the store order of x86-64, this is"
                 f" {platform.machine()}; use the native queue"
             )
-        self._ring: Final = SplitQueue(
-            ring,
-            size,
-            legacy_align=legacy_align,
-            indirect_table_size=indirect_table_size,
-            strict=strict,
-            zeroed=True,  # the device has been told of the ring, and may be live
+        if packed and legacy_align is not None:
+            raise ValueError("the legacy interface has no packed ring")
+        # In both cases the device has been told of the ring, and may be live.
+        self._ring: Final = (
+            PackedQueue(
+                ring, size, indirect_table_size=indirect_table_size, strict=strict, zeroed=True
+            )
+            if packed
+            else SplitQueue(
+                ring,
+                size,
+                legacy_align=legacy_align,
+                indirect_table_size=indirect_table_size,
+                strict=strict,
+                zeroed=True,
+            )
         )
         self._space: Final = space
         self._slots: Final = _Slots(slots, size)
@@ -230,7 +240,7 @@ class ReferenceBlockQueue:
         return self._ring.size
 
     @property
-    def layout(self) -> SplitLayout:
+    def layout(self) -> SplitLayout | PackedLayout:
         """Where the parts of the ring lie."""
         return self._ring.layout
 
@@ -463,14 +473,17 @@ class ReferenceBlockQueue:
         status = self._slots.status(completion.head)
         # The status is the last writable byte. Success that lies past the used length was not
         # reported, whatever the byte holds (VIRTIO 1.4, 2.7.8.3 Driver Requirements: The
-        # Virtqueue Used Ring). Legacy devices do not set the length reliably.
-        status_was_written = completion.written_bytes > request.data_writable_bytes
-        if status == RequestStatus.OK and not status_was_written and not self._legacy:
+        # Virtqueue Used Ring). Legacy devices do not set the length reliably, and on a packed
+        # ring a device need not give one.
+        written_bytes = completion.written_bytes or 0
+        length_counts = completion.written_bytes is not None and not self._legacy
+        status_was_written = written_bytes > request.data_writable_bytes
+        if status == RequestStatus.OK and length_counts and not status_was_written:
             status = STATUS_PENDING
         if request.batch is not None:
             request.batch.complete(request.index, status)
         else:
-            data_bytes = min(completion.written_bytes, request.data_writable_bytes)
+            data_bytes = min(written_bytes, request.data_writable_bytes)
             self._completed.append((request.token, data_bytes, status))
 
     # -- Waiting, with the lock held ----------------------------------------------------------

@@ -29,10 +29,11 @@ class Completion(NamedTuple):
 
     head: int
     """What `push` returned for it: the index of its first descriptor, or its buffer id."""
-    written_bytes: int
+    written_bytes: int | None
     """How many bytes the device says it wrote, clamped to the chain's writable length.
 
-    On a packed ring 0 where it does not say it (no WRITE in the used descriptor)."""
+    None where it does not say, on a packed ring: no WRITE in the used descriptor (VIRTIO 1.4,
+    2.8.4 Element Address and Length), as with QEMU's devices."""
 
 
 class RingLayout(Protocol):

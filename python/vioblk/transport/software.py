@@ -66,7 +66,9 @@ PCI_OPTIONS: Final[Mapping[str, Option]] = {
 
 OPTIONS: Final[Mapping[str, Option]] = {
     "queues": integer(1, 64, "how many queues the device has; 1"),
-    "queue_size": integer(1, 32768, "the largest size of a queue; 256", power_of_two=True),
+    "queue_size": integer(
+        1, 32768, "the largest size of a queue, without packed=on a power of two; 256"
+    ),
     "cache": choice(
         ("writeback", "volatile", "none"),
         "writeback: flushes are offered, though writes are kept at once; volatile: writes are "
@@ -110,7 +112,9 @@ class SoftwareTransport(Transport):
 
     name = "software"
     device_type = BLOCK_DEVICE_TYPE
-    transport_features = frozenset({Feature.ACCESS_PLATFORM, Feature.ORDER_PLATFORM})
+    transport_features = frozenset(
+        {Feature.ACCESS_PLATFORM, Feature.ORDER_PLATFORM, Feature.RING_PACKED}
+    )
     # Its thread ends before close() returns, and nothing else reaches the memory.
     memory_safe_after_close = True
 
@@ -254,6 +258,11 @@ def _device_options(address: Address, given: dict[str, object]) -> dict[str, Any
     if cache == "none":
         withheld |= {BlockFeature.FLUSH, BlockFeature.CONFIG_WCE}
     offered = (_usual_features(given, cache) | extra) - withheld
+    size = given.get("queue_size")
+    if isinstance(size, int) and size & (size - 1) and Feature.RING_PACKED not in offered:
+        raise AddressError(
+            f"{address.text}: queue_size is {size}; without packed=on it must be a power of two"
+        )
     renamed = {_DEVICE_NAMES.get(name, name): value for name, value in given.items()}
     return {
         **_storage(address),

@@ -4,8 +4,10 @@ use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
+use pyo3::IntoPyObjectExt;
 use pyo3::exceptions::{PyBufferError, PyValueError};
 use pyo3::prelude::*;
+use shm::Claim;
 use shm::fork::Owner;
 use vring::request::{Completion, Limits, Request, RequestError};
 use vring::{NewQueueError, QueueError, Ring, RingOptions, Wires};
@@ -14,6 +16,7 @@ use crate::bytes::RecordBuffer;
 use crate::doorbell::Doorbell;
 use crate::errors;
 use crate::memory::{DmaSpace, Region};
+use crate::packed_queue::{PackedLayout, packed_layout_of};
 use crate::split_queue::{SplitLayout, layout_of};
 
 /// How long a batch may be waited for while the interpreter's lock is held: giving it up and
@@ -165,38 +168,93 @@ fn duplicate(fd: Option<i32>) -> PyResult<Option<OwnedFd>> {
     Ok(fd.map(shm::duplicate_fd).transpose()?)
 }
 
-/// A split ring with request slots, a doorbell and a way to wait.
+/// A queue on a ring of either format. Which one it is, is asked once a call.
+enum Queue {
+    Split(vring::BlockQueue<vring::SplitQueue>),
+    Packed(vring::BlockQueue<vring::PackedQueue>),
+}
+
+/// The same for a queue of either format, under the name that is given.
+macro_rules! either {
+    ($either:expr, $queue:ident => $what:expr) => {
+        match $either {
+            Queue::Split($queue) => $what,
+            Queue::Packed($queue) => $what,
+        }
+    };
+}
+
+/// A ring with request slots, a doorbell and a way to wait.
 #[pyclass(frozen, module = "vioblk._native")]
 pub(crate) struct BlockQueue {
-    queue: vring::BlockQueue,
+    queue: Queue,
     owner: Owner,
 }
 
+/// What a queue is made of, whatever the format of its ring.
+struct Parts {
+    space: shm::DmaSpace,
+    ring: Claim,
+    slots: Claim,
+    limits: Limits,
+    legacy: bool,
+    wires: Wires,
+}
+
+fn build<R: Ring>(
+    parts: Parts,
+    layout: R::Layout,
+    options: RingOptions,
+) -> PyResult<vring::BlockQueue<R>> {
+    let Parts { space, ring, slots, limits, legacy, wires } = parts;
+    let ring =
+        R::new(ring, layout, options).map_err(|error| PyValueError::new_err(error.to_string()))?;
+    let queue = vring::BlockQueue::new(ring, space, slots, limits, legacy, wires);
+    queue.map_err(|error| match error {
+        NewQueueError::Layout(error) => PyValueError::new_err(error.to_string()),
+        NewQueueError::Io(error) => error.into(),
+    })
+}
+
 impl BlockQueue {
-    fn here(&self, py: Python<'_>) -> PyResult<&vring::BlockQueue> {
+    fn here(&self, py: Python<'_>) -> PyResult<&Queue> {
         if self.owner.is_here() { Ok(&self.queue) } else { Err(errors::forked(py)) }
     }
+}
 
-    /// Run a batch; its statuses.
-    fn run(
-        &self,
-        py: Python<'_>,
-        execution: &vring::Execution,
-        deadline: Option<Instant>,
-    ) -> Result<Vec<u8>, WaitError> {
-        if let Some(statuses) = self.queue.spin(execution, SPIN)? {
-            return Ok(statuses);
-        }
-        py.detach(|| self.queue.finish(execution, deadline, check_signals))
+/// Run a batch; its statuses.
+fn run<R: Ring + Send>(
+    py: Python<'_>,
+    queue: &vring::BlockQueue<R>,
+    execution: &vring::Execution,
+    deadline: Option<Instant>,
+) -> Result<Vec<u8>, WaitError> {
+    if let Some(statuses) = queue.spin(execution, SPIN)? {
+        return Ok(statuses);
     }
+    py.detach(|| queue.finish(execution, deadline, check_signals))
+}
+
+/// Run a batch to its end, good or bad: its statuses as far as there are any.
+fn run_to_end<R: Ring + Send>(
+    py: Python<'_>,
+    queue: &vring::BlockQueue<R>,
+    requests: Vec<Request>,
+    deadline: Option<Instant>,
+) -> PyResult<(Vec<u8>, PyResult<()>)> {
+    let execution = queue.begin(requests).map_err(|error| of_queue(py, error))?;
+    Ok(match run(py, queue, &execution, deadline) {
+        Ok(statuses) => (statuses, Ok(())),
+        Err(error) => (queue.end(execution), Err(error.into_py(py))),
+    })
 }
 
 #[pymethods]
 impl BlockQueue {
     #[new]
     #[pyo3(signature = (
-        space, ring, slots, size, limits, *, legacy_align=None, indirect_table_size=0,
-        event_idx=false, strict=false, doorbell=None, interrupt_fd=None, hangup_fd=None
+        space, ring, slots, size, limits, *, packed=false, legacy_align=None,
+        indirect_table_size=0, event_idx=false, strict=false, doorbell=None, interrupt_fd=None, hangup_fd=None
     ))]
     #[allow(clippy::too_many_arguments)] // keywords, in Python
     fn new(
@@ -205,6 +263,7 @@ impl BlockQueue {
         slots: &Region,
         size: i64,
         limits: &BlockLimits,
+        packed: bool,
         legacy_align: Option<i64>,
         indirect_table_size: i64,
         event_idx: bool,
@@ -213,91 +272,103 @@ impl BlockQueue {
         interrupt_fd: Option<i32>,
         hangup_fd: Option<i32>,
     ) -> PyResult<Self> {
-        let layout = layout_of(size, legacy_align, indirect_table_size)?;
         // The device has been told of the ring, and may be live.
         let options = RingOptions { event_idx, strict, zeroed: true };
-        let ring = vring::SplitQueue::new(ring.claim()?, layout, options)
-            .map_err(|error| PyValueError::new_err(error.to_string()))?;
-        let wires = Wires {
-            doorbell: doorbell.map(Doorbell::shared).unwrap_or_default(),
-            interrupt: duplicate(interrupt_fd)?,
-            hangup: duplicate(hangup_fd)?,
+        let parts = || -> PyResult<Parts> {
+            Ok(Parts {
+                space: space.space.clone(),
+                ring: ring.claim()?,
+                slots: slots.claim()?,
+                limits: limits.0,
+                legacy: legacy_align.is_some(),
+                wires: Wires {
+                    doorbell: doorbell.map(Doorbell::shared).unwrap_or_default(),
+                    interrupt: duplicate(interrupt_fd)?,
+                    hangup: duplicate(hangup_fd)?,
+                },
+            })
         };
-        let (space, slots) = (space.space.clone(), slots.claim()?);
-        let legacy = legacy_align.is_some();
-        let queue = vring::BlockQueue::new(ring, space, slots, limits.0, legacy, wires);
-        let queue = queue.map_err(|error| match error {
-            NewQueueError::Layout(error) => PyValueError::new_err(error.to_string()),
-            NewQueueError::Io(error) => error.into(),
-        })?;
+        let queue = if packed {
+            if legacy_align.is_some() {
+                return Err(PyValueError::new_err("the legacy interface has no packed ring"));
+            }
+            let layout = packed_layout_of(size, indirect_table_size)?;
+            Queue::Packed(build(parts()?, layout, options)?)
+        } else {
+            let layout = layout_of(size, legacy_align, indirect_table_size)?;
+            Queue::Split(build(parts()?, layout, options)?)
+        };
         Ok(Self { queue, owner: Owner::here() })
     }
 
     #[staticmethod]
     fn slots_length(size: i64) -> PyResult<usize> {
-        let layout = layout_of(size, None, 0)?;
-        Ok(vring::BlockQueue::slots_length(layout.size.into()))
+        let layout = packed_layout_of(size, 0)?;
+        Ok(vring::slots_length(layout.size.into()))
     }
 
     #[getter]
     fn size(&self) -> u16 {
-        self.queue.layout().size
+        either!(&self.queue, queue => queue.size())
     }
 
     #[getter]
-    fn layout(&self) -> SplitLayout {
-        SplitLayout(*self.queue.layout())
+    fn layout<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        match &self.queue {
+            Queue::Split(queue) => SplitLayout(*queue.layout()).into_bound_py_any(py),
+            Queue::Packed(queue) => PackedLayout(*queue.layout()).into_bound_py_any(py),
+        }
     }
 
     #[getter]
     fn depth(&self, py: Python<'_>) -> PyResult<usize> {
-        Ok(self.here(py)?.depth())
+        Ok(either!(self.here(py)?, queue => queue.depth()))
     }
 
     #[getter]
     fn in_flight(&self, py: Python<'_>) -> PyResult<usize> {
-        Ok(self.here(py)?.in_flight())
+        Ok(either!(self.here(py)?, queue => queue.in_flight()))
     }
 
     #[getter]
     fn broken(&self, py: Python<'_>) -> PyResult<Option<String>> {
-        Ok(self.here(py)?.broken())
+        Ok(either!(self.here(py)?, queue => queue.broken()))
     }
 
     #[getter]
     fn clamped_count(&self, py: Python<'_>) -> PyResult<u64> {
-        Ok(self.here(py)?.clamped_count())
+        Ok(either!(self.here(py)?, queue => queue.clamped_count()))
     }
 
     #[getter]
     fn kick_count(&self, py: Python<'_>) -> PyResult<u64> {
-        Ok(self.here(py)?.kick_count())
+        Ok(either!(self.here(py)?, queue => queue.kick_count()))
     }
 
     #[getter]
     fn limits(&self, py: Python<'_>) -> PyResult<BlockLimits> {
-        Ok(BlockLimits(self.here(py)?.limits()))
+        Ok(BlockLimits(either!(self.here(py)?, queue => queue.limits())))
     }
 
     #[setter]
     fn set_limits(&self, py: Python<'_>, limits: &BlockLimits) -> PyResult<()> {
-        self.here(py)?.set_limits(limits.0);
+        either!(self.here(py)?, queue => queue.set_limits(limits.0));
         Ok(())
     }
 
     fn fileno(&self, py: Python<'_>) -> PyResult<i32> {
-        Ok(self.here(py)?.poll_fd())
+        Ok(either!(self.here(py)?, queue => queue.poll_fd()))
     }
 
     fn take_kick(&self, py: Python<'_>) -> PyResult<bool> {
-        Ok(self.here(py)?.take_kick())
+        Ok(either!(self.here(py)?, queue => queue.take_kick()))
     }
 
     #[pyo3(signature = (requests, /))]
     fn submit_many(&self, py: Python<'_>, requests: &Bound<'_, PyAny>) -> PyResult<usize> {
         let queue = self.here(py)?;
         let requests = decode(py, requests)?;
-        queue.submit_many(&requests).map_err(|error| of_queue(py, error))
+        either!(queue, queue => queue.submit_many(&requests)).map_err(|error| of_queue(py, error))
     }
 
     #[pyo3(signature = (out, /))]
@@ -305,10 +376,11 @@ impl BlockQueue {
         let queue = self.here(py)?;
         let buffer = RecordBuffer::get_writable(out, Completion::BYTES, "completion records")?;
         let mut index = 0;
-        let reaped = queue.reap_many(buffer.count(), |completion| {
+        let each = |completion: Completion| {
             buffer.write(py, index, &completion.encode());
             index += 1;
-        });
+        };
+        let reaped = either!(queue, queue => queue.reap_many(buffer.count(), each));
         reaped.map_err(|error| of_queue(py, error))
     }
 
@@ -333,11 +405,8 @@ impl BlockQueue {
         }
         // Whatever comes, an old byte must not pass for a status.
         buffer.write_all(py, &vec![vring::STATUS_PENDING; requests.len()]);
-        let execution = queue.begin(requests).map_err(|error| of_queue(py, error))?;
-        let (statuses, outcome) = match self.run(py, &execution, deadline) {
-            Ok(statuses) => (statuses, Ok(())),
-            Err(error) => (queue.end(execution), Err(error.into_py(py))),
-        };
+        let (statuses, outcome) =
+            either!(queue, queue => run_to_end(py, queue, requests, deadline))?;
         if !buffer.write_all(py, &statuses) {
             // The exporter keeps its buffer as it is while we hold it, so this is a mistake of
             // ours; a caller must not take old bytes for statuses.
@@ -350,20 +419,20 @@ impl BlockQueue {
     fn wait(&self, py: Python<'_>, timeout_s: Option<f64>) -> PyResult<bool> {
         let queue = self.here(py)?;
         let deadline = deadline_of(timeout_s)?;
-        let waited = py.detach(|| queue.wait(deadline, check_signals));
+        let waited = either!(queue, queue => py.detach(|| queue.wait(deadline, check_signals)));
         waited.map_err(|error| error.into_py(py))
     }
 
     fn arm(&self, py: Python<'_>) -> PyResult<bool> {
-        self.here(py)?.arm().map_err(|error| of_queue(py, error))
+        either!(self.here(py)?, queue => queue.arm()).map_err(|error| of_queue(py, error))
     }
 
     fn abort(&self, py: Python<'_>, reason: String) -> PyResult<()> {
-        self.here(py)?.abort(reason);
+        either!(self.here(py)?, queue => queue.abort(reason));
         Ok(())
     }
 
     fn reclaim(&self, py: Python<'_>) -> PyResult<Vec<u64>> {
-        Ok(self.here(py)?.reclaim())
+        Ok(either!(self.here(py)?, queue => queue.reclaim()))
     }
 }

@@ -173,7 +173,10 @@ impl<R: Ring> Chains<R> {
             used.push(completion);
         })
         .map_err(|broken| errors::of_broken(py, broken))?;
-        let completion = |used: &Used| make.call1((class, (used.head, used.written)));
+        let completion = |used: &Used| {
+            let written = used.written_given.then_some(used.written);
+            make.call1((class, (used.head, written)))
+        };
         used.iter().map(completion).collect()
     }
 

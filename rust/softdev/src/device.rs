@@ -232,7 +232,7 @@ impl Device {
         }
         let several = accepted >> feature::MQ & 1 != 0;
         let queue_count = if several { self.options.queue_count } else { 1 };
-        self.check_setup(&setup)?;
+        self.check_setup(&setup, is_packed(accepted))?;
         match registers.queue(index) {
             Some(slot) if index < queue_count.into() => *slot = Some(setup),
             _ => {
@@ -254,20 +254,30 @@ impl Device {
         Ok(())
     }
 
-    fn check_setup(&self, setup: &QueueSetup) -> Result<(), DeviceError> {
+    fn check_setup(&self, setup: &QueueSetup, packed: bool) -> Result<(), DeviceError> {
         let size_max = self.options.queue_size_max;
-        if !setup.size.is_power_of_two() || setup.size > size_max {
+        let fits = if packed { setup.size > 0 } else { setup.size.is_power_of_two() };
+        if !fits || setup.size > size_max {
             return Err(DeviceError::Invalid(format!(
-                "the queue size is {}, not a power of two up to {size_max}",
-                setup.size
+                "the queue size is {}, not a {} up to {size_max}",
+                setup.size,
+                if packed { "number from 1" } else { "power of two" },
             )));
         }
         let count = usize::from(setup.size);
-        let parts = [
-            ("descriptor table", setup.descriptors, 16, 16 * count),
-            ("available ring", setup.available, 2, 6 + 2 * count),
-            ("used ring", setup.used, 4, 6 + 8 * count),
-        ];
+        let parts = if packed {
+            [
+                ("descriptor ring", setup.descriptors, 16, 16 * count),
+                ("driver event suppression structure", setup.available, 4, 4),
+                ("device event suppression structure", setup.used, 4, 4),
+            ]
+        } else {
+            [
+                ("descriptor table", setup.descriptors, 16, 16 * count),
+                ("available ring", setup.available, 2, 6 + 2 * count),
+                ("used ring", setup.used, 4, 6 + 8 * count),
+            ]
+        };
         for (name, address, align, length) in parts {
             if !address.is_multiple_of(align) {
                 return Err(DeviceError::Invalid(format!(
@@ -471,10 +481,15 @@ impl Drop for Device {
     }
 }
 
+fn is_packed(accepted: u64) -> bool {
+    accepted >> feature::RING_PACKED & 1 != 0
+}
+
 fn ring_features(accepted: u64) -> RingFeatures {
     RingFeatures {
         event_idx: accepted >> feature::EVENT_IDX & 1 != 0,
         indirect: accepted >> feature::INDIRECT_DESC & 1 != 0,
+        packed: is_packed(accepted),
     }
 }
 

@@ -11,7 +11,8 @@ use crate::block::{Disk, Twist};
 use crate::counters::Counters;
 use crate::faults::{Fault, Faults, Moment, Strike};
 use crate::registers::QueueSetup;
-use crate::ring::{Chain, DeviceRing, RingFeatures, Violation};
+use crate::ring::either::EitherRing;
+use crate::ring::{Chain, RingFeatures, Violation};
 
 /// Chains that are carried out before the used index is published: enough to make the publish and
 /// the notification cheap, few enough that a driver can refill while the rest is carried out.
@@ -82,9 +83,9 @@ impl Wires {
 
 /// A queue that is being served.
 struct Lane {
-    ring: DeviceRing,
-    /// Used elements that a fault holds back.
-    delayed: Vec<UsedElement>,
+    ring: EitherRing,
+    /// Used elements that a fault holds back, and the slots of their chains.
+    delayed: Vec<(UsedElement, u16)>,
     /// Heads that a fault keeps for good.
     swallowed: Vec<u16>,
     /// Whether a kick has come since the driver was asked for one.
@@ -120,7 +121,7 @@ impl Engine {
     ) -> Result<(), Violation> {
         let map = &mut self.map;
         let mut lane = |setup: &QueueSetup| {
-            let ring = DeviceRing::new(setup, features, map)?;
+            let ring = EitherRing::new(setup, features, map)?;
             Ok(Lane::new(ring))
         };
         let lanes = queues.iter().map(|setup| setup.as_ref().map(&mut lane).transpose());
@@ -135,7 +136,7 @@ impl Engine {
         setup: &QueueSetup,
         features: RingFeatures,
     ) -> Result<(), Violation> {
-        let ring = DeviceRing::new(setup, features, &mut self.map)?;
+        let ring = EitherRing::new(setup, features, &mut self.map)?;
         if let Some(lane) = self.lanes.get_mut(index) {
             *lane = Some(Lane::new(ring));
         }
@@ -149,9 +150,11 @@ impl Engine {
         }
     }
 
-    /// The available index of queue `index`, as it stands in memory now.
-    pub(crate) fn available_index(&self, index: usize) -> Option<u16> {
-        Some(self.lanes.get(index)?.as_ref()?.ring.available_index())
+    /// Whether the driver may announce `announced` as its next available position of queue
+    /// `index`. Else where it is now, as it stands in memory.
+    pub(crate) fn judge_announced(&self, index: usize, announced: u16) -> Result<(), u16> {
+        let lane = self.lanes.get(index).and_then(Option::as_ref);
+        lane.map_or(Ok(()), |lane| lane.ring.judge_announced(announced))
     }
 
     /// Forget all queues and let go of the driver's memory.
@@ -236,7 +239,7 @@ struct Pass<'a> {
 }
 
 impl Lane {
-    fn new(ring: DeviceRing) -> Self {
+    fn new(ring: EitherRing) -> Self {
         Self {
             ring,
             delayed: Vec::new(),
@@ -265,8 +268,8 @@ impl Lane {
     }
 
     fn release(&mut self, index: usize, wires: &Wires) {
-        for element in self.delayed.drain(..) {
-            self.ring.put_used(element);
+        for (element, slots) in self.delayed.drain(..) {
+            self.ring.put_used(element, slots);
         }
         self.finish(index, wires, &Counters::default());
     }
@@ -280,10 +283,9 @@ impl Lane {
         }
         let count = limit.min(self.ring.waiting().min(PUBLISH_EVERY).into());
         for served in 0..count {
-            if !pass.wires.is_live() {
+            if !pass.wires.is_live() || !self.ring.take(pass.map, pass.chain)? {
                 return Ok(served);
             }
-            self.ring.take(pass.map, pass.chain)?;
             pass.tally.chains += 1;
             pass.tally.segments += u64::from(pass.chain.descriptor_count);
             pass.tally.indirect_chains += u64::from(pass.chain.indirect);
@@ -300,13 +302,13 @@ impl Lane {
     #[inline]
     fn complete(&mut self, pass: &mut Pass<'_>) -> Result<(), Violation> {
         let element = answer(pass, Twist::None)?;
-        self.ring.put_used(element);
+        self.ring.put_used(element, pass.chain.slots);
         Ok(())
     }
 
     fn complete_badly(&mut self, pass: &mut Pass<'_>, strike: Strike) -> Result<(), Violation> {
         let Strike { fault, value } = strike;
-        let size = u32::from(self.ring.size());
+        let (size, slots) = (u32::from(self.ring.size()), pass.chain.slots);
         let value_32 = u32::try_from(value).unwrap_or(u32::MAX);
         let twist = match fault {
             Fault::Silence => {
@@ -319,9 +321,10 @@ impl Lane {
             _ => Twist::None,
         };
         let mut element = answer(pass, twist)?;
+        let mut again = fault == Fault::IdTwice;
         match fault {
             Fault::Delay => {
-                self.delayed.push(element);
+                self.delayed.push((element, slots));
                 self.owed_kicks = self.kick_owed.into();
                 return Ok(());
             }
@@ -331,25 +334,27 @@ impl Lane {
                 match self.ring.not_outstanding(&held) {
                     Some(id) => element.id = id.into(),
                     // Every descriptor is an outstanding head; once returned, this one is not.
-                    None => self.ring.put_used(element),
+                    None => again = true,
                 }
             }
-            Fault::IdTwice => self.ring.put_used(element),
             Fault::HugeLength if value == 0 => element.len = u32::MAX,
             Fault::HugeLength | Fault::ShortLength => element.len = value_32,
             _ => {}
         }
-        self.ring.put_used(element);
+        self.ring.put_used(element, slots);
+        if again {
+            self.ring.put_used_again(element);
+        }
         if fault == Fault::IndexAhead {
             let ahead = if value == 0 { u64::from(size) } else { value };
-            self.ring.skip_used(u16::try_from(ahead).unwrap_or(u16::MAX));
+            self.ring.skip_used(u16::try_from(ahead).unwrap_or(u16::MAX), element.id);
         }
         Ok(())
     }
 
     /// Heads that were taken and not returned.
     fn held(&self, present: u16) -> Vec<u16> {
-        let delayed = self.delayed.iter().map(|element| element.id as u16);
+        let delayed = self.delayed.iter().map(|(element, _)| element.id as u16);
         delayed.chain(self.swallowed.iter().copied()).chain([present]).collect()
     }
 

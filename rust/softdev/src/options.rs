@@ -75,8 +75,11 @@ impl Default for DeviceOptions {
 
 impl DeviceOptions {
     pub(crate) fn check(&self) -> Result<(), DeviceError> {
-        let queue_size_fits =
-            self.queue_size_max.is_power_of_two() && self.queue_size_max <= ring::SIZE_MAX;
+        // On a packed ring any number will do.
+        let packed = self.features >> feature::RING_PACKED & 1 != 0;
+        let queue_size_fits = (self.queue_size_max.is_power_of_two()
+            || packed && self.queue_size_max > 0)
+            && self.queue_size_max <= ring::SIZE_MAX;
         let block_fits =
             self.block_size.is_power_of_two() && (512..=1 << 20).contains(&self.block_size);
         let sectors_per_block = u64::from(self.block_size.max(512)) / SECTOR_BYTES;
@@ -96,7 +99,8 @@ impl DeviceOptions {
                 format!("queue_count is {queue_count}, not 1 to {QUEUES_MAX}")
             }
             Self { queue_size_max, .. } if !queue_size_fits => format!(
-                "queue_size_max is {queue_size_max}, not a power of two up to {}",
+                "queue_size_max is {queue_size_max}, not a {} up to {}",
+                if packed { "number from 1" } else { "power of two" },
                 ring::SIZE_MAX
             ),
             Self { serial, .. } if serial.len() > ID_BYTES => {

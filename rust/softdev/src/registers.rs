@@ -32,6 +32,7 @@ pub mod feature {
     pub const EVENT_IDX: u32 = 29;
     pub const VERSION_1: u32 = 32;
     pub const ACCESS_PLATFORM: u32 = 33;
+    pub const RING_PACKED: u32 = 34;
     pub const IN_ORDER: u32 = 35;
     pub const ORDER_PLATFORM: u32 = 36;
     pub const NOTIFICATION_DATA: u32 = 38;
@@ -58,6 +59,7 @@ pub mod feature {
         | 1 << EVENT_IDX
         | 1 << VERSION_1
         | 1 << ACCESS_PLATFORM
+        | 1 << RING_PACKED
         | 1 << IN_ORDER
         | 1 << ORDER_PLATFORM;
 }
@@ -429,8 +431,9 @@ mod tests {
 
     #[test]
     fn an_offered_feature_that_cannot_be_honoured_is_refused_when_accepted() {
-        assert!(!accept(&mut registers(1 << 34), BASIC | 1 << 34));
-        assert!(accept(&mut registers(1 << 34), BASIC));
+        const SR_IOV: u64 = 1 << 37;
+        assert!(!accept(&mut registers(SR_IOV), BASIC | SR_IOV));
+        assert!(accept(&mut registers(SR_IOV), BASIC));
     }
 
     #[test]

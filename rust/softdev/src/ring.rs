@@ -2,6 +2,8 @@
 //!
 //! Everything that the driver can write is read once and checked before use.
 
+#[cfg(not(loom))]
+pub(crate) mod either;
 pub mod packed;
 
 use std::fmt;
@@ -31,13 +33,15 @@ pub const SIZE_MAX: u16 = 32768;
 /// Where a ring lies, as the device sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RingAddresses {
-    /// Descriptors: a power of two.
+    /// Descriptors: on a split ring a power of two.
     pub size: u16,
-    /// Of the descriptor table, a multiple of 16.
+    /// Of the descriptor table, or ring: a multiple of 16.
     pub descriptors: u64,
-    /// Of the available ring, a multiple of 2.
+    /// Of the driver area: the available ring, a multiple of 2, or the driver event suppression
+    /// structure, a multiple of 4.
     pub available: u64,
-    /// Of the used ring, a multiple of 4.
+    /// Of the device area, a multiple of 4: the used ring, or the device event suppression
+    /// structure.
     pub used: u64,
 }
 
@@ -48,6 +52,8 @@ pub struct RingFeatures {
     pub event_idx: bool,
     /// VIRTIO_F_INDIRECT_DESC.
     pub indirect: bool,
+    /// VIRTIO_F_RING_PACKED.
+    pub packed: bool,
 }
 
 /// How a driver broke the rules.

@@ -36,5 +36,5 @@ pub use queue::{BlockQueue, Execution, TICK, Wires};
 pub use queue_error::{NewQueueError, QueueError};
 pub use ring::{Ring, RingOptions, Used};
 #[cfg(not(loom))]
-pub use slots::STATUS_PENDING;
+pub use slots::{STATUS_PENDING, slots_length};
 pub use split::SplitQueue;

@@ -18,14 +18,12 @@ use shm::{Claim, DmaSpace, Doorbell, EventFd, Poller, Ready, Watch};
 
 use crate::batch::{BatchId, Batches};
 use crate::error::PushError;
-use crate::layout::SplitLayout;
 use crate::pace::{Pace, Step};
 use crate::queue_error::{NewQueueError, QueueError};
 use crate::queue_state::{Owner, State, of_push};
 use crate::request::{Completion, Limits, Request};
 use crate::ring::Ring;
 use crate::slots::RequestSlots;
-use crate::split::SplitQueue;
 
 /// The longest uninterrupted wait.
 pub const TICK: Duration = Duration::from_millis(100);
@@ -48,10 +46,10 @@ pub struct Wires {
     pub hangup: Option<OwnedFd>,
 }
 
-/// A block request queue on a split ring.
+/// A block request queue on a ring of either format.
 #[derive(Debug)]
-pub struct BlockQueue {
-    state: Mutex<State>,
+pub struct BlockQueue<R: Ring> {
+    state: Mutex<State<R>>,
     turn: Condvar,
     /// Where the waiter sits.
     poller: Poller,
@@ -61,7 +59,8 @@ pub struct BlockQueue {
     wake: EventFd,
     /// Wakes the owner's event loop: a waiter reaped what is the loop's.
     handed_over: EventFd,
-    layout: SplitLayout,
+    size: u16,
+    layout: R::Layout,
     /// The pollers watch some of these, and do not own them.
     wires: Wires,
 }
@@ -75,15 +74,10 @@ pub struct Execution {
     count: usize,
 }
 
-impl BlockQueue {
-    /// Bytes that the slots of a queue of `size` need.
-    pub fn slots_length(size: usize) -> usize {
-        RequestSlots::<Owner>::length(size)
-    }
-
+impl<R: Ring> BlockQueue<R> {
     /// A queue on `ring`, with its slots in `slots`. Interrupts start switched off.
     pub fn new(
-        mut ring: SplitQueue,
+        mut ring: R,
         space: DmaSpace,
         slots: Claim,
         limits: Limits,
@@ -102,7 +96,7 @@ impl BlockQueue {
                 poller.add(fd, HANG_UP, Watch::HangUp)?;
             }
         }
-        let layout = *ring.layout();
+        let (size, layout) = (ring.size(), *ring.layout());
         ring.disarm();
         let state = State {
             slots: RequestSlots::new(ring, space, slots, legacy)?,
@@ -125,18 +119,24 @@ impl BlockQueue {
             watch,
             wake,
             handed_over,
+            size,
             layout,
             wires,
         })
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, State<R>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Where the parts of the ring lie.
-    pub fn layout(&self) -> &SplitLayout {
+    pub fn layout(&self) -> &R::Layout {
         &self.layout
+    }
+
+    /// Descriptors in the ring.
+    pub fn size(&self) -> u16 {
+        self.size
     }
 
     /// Requests of the longest shape that fit at once.
@@ -188,7 +188,7 @@ impl BlockQueue {
     }
 
     /// Make what was pushed visible, and ring if the device wants that.
-    fn publish(&self, state: &mut State) {
+    fn publish(&self, state: &mut State<R>) {
         state.pace.restart();
         // A broken ring has nothing to publish; the next check tells of it.
         if state.slots.ring_mut().publish() != Ok(true) {
@@ -260,7 +260,7 @@ impl BlockQueue {
     }
 
     /// Reap all that is ready, to whomever it belongs.
-    fn reap_for_all(&self, state: &mut State) {
+    fn reap_for_all(&self, state: &mut State<R>) {
         if !state.slots.ring().has_used() {
             return;
         }
@@ -275,7 +275,7 @@ impl BlockQueue {
     }
 
     /// There is room now, and perhaps news for those who wait.
-    fn after_reap(&self, state: &mut State, reaped: usize) {
+    fn after_reap(&self, state: &mut State<R>, reaped: usize) {
         if reaped == 0 {
             return;
         }
@@ -312,7 +312,7 @@ impl BlockQueue {
 
     fn advance_locked(
         &self,
-        state: &mut State,
+        state: &mut State<R>,
         execution: &Execution,
     ) -> Result<Option<Vec<u8>>, QueueError> {
         self.reap_for_all(state);
@@ -424,7 +424,7 @@ impl BlockQueue {
 
     /// Wait once, for at most `wait`: in epoll if nobody else does, else for the one who does.
     /// Whether something came of it.
-    fn wait_turn(&self, mut state: MutexGuard<'_, State>, wait: Duration) -> bool {
+    fn wait_turn(&self, mut state: MutexGuard<'_, State<R>>, wait: Duration) -> bool {
         if state.waiter {
             state.sleepers += 1;
             let waited = self.turn.wait_timeout(state, wait);
@@ -453,7 +453,7 @@ impl BlockQueue {
 
     /// The same for a device that gives no interrupt: a look or a nap. A nap that was cut short
     /// brings something, or comes of a signal.
-    fn poll_turn(&self, mut state: MutexGuard<'_, State>, wait: Duration) -> bool {
+    fn poll_turn(&self, mut state: MutexGuard<'_, State<R>>, wait: Duration) -> bool {
         let step = state.pace.step();
         state.waiter = true;
         drop(state);
@@ -475,7 +475,7 @@ impl BlockQueue {
     }
 
     /// Look until something was used, or for so long; locked again.
-    fn look(&self, look: Duration) -> MutexGuard<'_, State> {
+    fn look(&self, look: Duration) -> MutexGuard<'_, State<R>> {
         let start = Instant::now();
         loop {
             let state = self.lock();
@@ -490,14 +490,14 @@ impl BlockQueue {
     }
 
     /// Interrupts are off while nobody sleeps, unless the owner's event loop does.
-    fn disarm(state: &mut State) {
+    fn disarm(state: &mut State<R>) {
         if !state.armed_by_owner {
             state.slots.ring_mut().disarm();
         }
     }
 
     /// Note what epoll found; whether it found anything.
-    fn note(state: &mut State, ready: io::Result<Vec<Ready>>) -> bool {
+    fn note(state: &mut State<R>, ready: io::Result<Vec<Ready>>) -> bool {
         match ready {
             Ok(ready) => {
                 if ready.iter().any(|ready| ready.token == HANG_UP) {
@@ -520,7 +520,7 @@ impl BlockQueue {
     }
 
     /// Only if there are any: waking nobody is a system call, too.
-    fn wake_sleepers(&self, state: &State) {
+    fn wake_sleepers(&self, state: &State<R>) {
         if state.sleepers > 0 {
             self.turn.notify_all();
         }

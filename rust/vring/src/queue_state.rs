@@ -23,8 +23,8 @@ pub(crate) enum Owner {
 
 /// What the lock of a queue guards.
 #[derive(Debug)]
-pub(crate) struct State {
-    pub(crate) slots: RequestSlots<Owner>,
+pub(crate) struct State<R: Ring> {
+    pub(crate) slots: RequestSlots<R, Owner>,
     pub(crate) limits: Limits,
     pub(crate) batches: Batches,
     /// Batches of which not all has been submitted, in the order of their arrival.
@@ -45,7 +45,7 @@ pub(crate) struct State {
     pub(crate) kick_count: u64,
 }
 
-impl State {
+impl<R: Ring> State<R> {
     pub(crate) fn check(&self) -> Result<(), QueueError> {
         match (&self.gone, self.slots.ring().broken()) {
             (Some(why), _) => Err(QueueError::Gone(why.clone())),
@@ -139,8 +139,8 @@ enum Rest {
 }
 
 /// The limits have changed since the batch was checked (the disk may have shrunk).
-fn check_again(
-    slots: &RequestSlots<Owner>,
+fn check_again<R: Ring>(
+    slots: &RequestSlots<R, Owner>,
     batch: &mut Batch,
     limits: &Limits,
 ) -> Result<(), QueueError> {

@@ -28,8 +28,8 @@ pub struct Used {
     pub head: u16,
     /// Bytes that the device says it wrote, at most the chain's writable ones.
     pub written: u32,
-    /// Whether the device said how many: on a packed ring only if it set WRITE, which QEMU does
-    /// not do. Without it `written` is 0.
+    /// Whether the device said how many: on a packed ring only if it set WRITE (VIRTIO 1.4, 2.8.4
+    /// Element Address and Length), which QEMU's do not. Without it `written` is 0.
     pub written_given: bool,
 }
 

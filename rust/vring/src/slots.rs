@@ -1,11 +1,13 @@
-//! Block requests on a split ring: a slot of header and status byte for each head.
+//! Block requests on a ring: a slot of header and status byte for each head.
 
 use shm::{Claim, DmaSpace, Pin, Segment};
 
 use crate::error::{Broken, LayoutError, PushError};
 use crate::request::{Limits, Request, RequestError, SECTOR_BYTES, kind};
 use crate::ring::{Ring, Used};
-use crate::split::SplitQueue;
+
+/// What a request with data needs at least: header, data, status.
+const DESCRIPTORS_MIN: u16 = 3;
 
 /// A slot, laid out once: header, segment of a discard or write-zeroes, status byte.
 const SLOT_BYTES: usize = 64;
@@ -17,6 +19,11 @@ const STATUS_OFFSET: usize = 32;
 /// What a status byte holds until the device writes it.
 pub const STATUS_PENDING: u8 = 0xff;
 const STATUS_OK: u8 = 0;
+
+/// Bytes that the slots of a queue of `size` need.
+pub fn slots_length(size: usize) -> usize {
+    SLOT_BYTES * size
+}
 
 /// A request that the device has finished, and to whom it belongs.
 #[derive(Clone, Copy, Debug)]
@@ -36,10 +43,10 @@ struct InFlight<O> {
     data: Option<Pin>,
 }
 
-/// A split ring with request slots. `O` says to whom a request belongs.
+/// A ring with request slots. `O` says to whom a request belongs.
 #[derive(Debug)]
-pub(crate) struct RequestSlots<O> {
-    ring: SplitQueue,
+pub(crate) struct RequestSlots<R: Ring, O> {
+    ring: R,
     space: DmaSpace,
     slots: Claim,
     in_flight: Vec<Option<InFlight<O>>>,
@@ -51,23 +58,18 @@ pub(crate) struct RequestSlots<O> {
     lengths_are_reliable: bool,
 }
 
-impl<O: Copy> RequestSlots<O> {
-    /// Bytes of the slots of a queue of `size`.
-    pub(crate) fn length(size: usize) -> usize {
-        SLOT_BYTES * size
-    }
-
+impl<R: Ring, O: Copy> RequestSlots<R, O> {
     pub(crate) fn new(
-        ring: SplitQueue,
+        ring: R,
         space: DmaSpace,
         slots: Claim,
         legacy: bool,
     ) -> Result<Self, LayoutError> {
-        let size = ring.layout().size;
-        if size < 4 {
-            return Err(LayoutError::TooSmall { size, needed: 3 });
+        let size = ring.size();
+        if size < DESCRIPTORS_MIN {
+            return Err(LayoutError::TooSmall { size, needed: DESCRIPTORS_MIN.into() });
         }
-        let (needed, available) = (Self::length(usize::from(size)), slots.pin().region().len());
+        let (needed, available) = (slots_length(usize::from(size)), slots.pin().region().len());
         if available < needed {
             return Err(LayoutError::RegionLength { needed, available });
         }
@@ -86,11 +88,11 @@ impl<O: Copy> RequestSlots<O> {
         })
     }
 
-    pub(crate) fn ring(&self) -> &SplitQueue {
+    pub(crate) fn ring(&self) -> &R {
         &self.ring
     }
 
-    pub(crate) fn ring_mut(&mut self) -> &mut SplitQueue {
+    pub(crate) fn ring_mut(&mut self) -> &mut R {
         &mut self.ring
     }
 
@@ -102,14 +104,14 @@ impl<O: Copy> RequestSlots<O> {
     fn segments_max(&self, limits: &Limits) -> u32 {
         // A region is contiguous for the device: without size_max its data is one segment.
         let wanted = if limits.size_max == 0 { 1 } else { limits.seg_max.max(1) };
-        wanted.min(u32::from(self.ring.layout().size) - 2)
+        wanted.min(u32::from(self.ring.size()) - 2)
     }
 
     /// Requests of the longest shape that fit at once.
     pub(crate) fn depth(&self, limits: &Limits) -> usize {
         let longest = 2 + self.segments_max(limits) as usize;
-        let size = usize::from(self.ring.layout().size);
-        let indirect = longest <= usize::from(self.ring.layout().indirect_table_size);
+        let size = usize::from(self.ring.size());
+        let indirect = longest <= usize::from(self.ring.indirect_table_size());
         if indirect { size } else { size / longest }
     }
 
@@ -239,7 +241,7 @@ impl<O: Copy> RequestSlots<O> {
         let (in_flight, in_flight_count) = (&mut self.in_flight, &mut self.in_flight_count);
         let span = self.slots.pin().region().span();
         let lengths_are_reliable = self.lengths_are_reliable;
-        self.ring.reap(limit, |Used { head, written, .. }| {
+        self.ring.reap(limit, |Used { head, written, written_given }| {
             let Some(request) = in_flight[usize::from(head)].take() else { return };
             *in_flight_count -= 1;
             let mut status = [STATUS_PENDING];
@@ -248,7 +250,8 @@ impl<O: Copy> RequestSlots<O> {
             let [mut status] = status;
             // The status is the last writable byte. Success that lies past the used length was
             // not reported, whatever the byte holds (SPLIT-USED-01).
-            if status == STATUS_OK && lengths_are_reliable && written <= request.data_writable {
+            let unwritten = written_given && written <= request.data_writable;
+            if status == STATUS_OK && lengths_are_reliable && unwritten {
                 status = STATUS_PENDING;
             }
             each(Finished {
@@ -269,7 +272,7 @@ impl<O: Copy> RequestSlots<O> {
     }
 }
 
-impl<O> Drop for RequestSlots<O> {
+impl<R: Ring, O> Drop for RequestSlots<R, O> {
     fn drop(&mut self) {
         if !self.ring.is_live() {
             return;

@@ -171,7 +171,8 @@ impl<F: Format> Device<F> {
             available: address(place.driver),
             used: address(place.device),
         };
-        let features = RingFeatures { event_idx: shape.event_idx, indirect: shape.indirect };
+        let (event_idx, indirect) = (shape.event_idx, shape.indirect);
+        let features = RingFeatures { event_idx, indirect, ..RingFeatures::default() };
         let mut map = AddressMap::new(space.clone());
         let ring = F::Half::new(&addresses, features, &mut map);
         Self { ring, map, chain: Chain::default() }

@@ -235,12 +235,12 @@ fn a_doorbell_that_cannot_be_rung_says_so() {
 }
 
 /// A queue of 8 descriptors whose requests are flushes, of two descriptors each.
-fn queue_with(doorbell: Doorbell) -> BlockQueue {
+fn queue_with(doorbell: Doorbell) -> BlockQueue<SplitQueue> {
     let space = DmaSpace::new();
     space.map(1 << 16, 1 << 32).unwrap();
     let layout = SplitLayout::new(8, None, 0).unwrap();
     let ring = space.alloc(layout.length, 4096).unwrap().claim().unwrap();
-    let slots = space.alloc(BlockQueue::slots_length(8), 4096).unwrap().claim().unwrap();
+    let slots = space.alloc(vring::slots_length(8), 4096).unwrap().claim().unwrap();
     let ring = SplitQueue::new(ring, layout, RingOptions::default()).unwrap();
     let limits = Limits { kinds: 1 << kind::FLUSH, ..Limits::default() };
     let wires = Wires { doorbell: Arc::new(doorbell), ..Wires::default() };

@@ -69,7 +69,7 @@ impl Device {
             used: ring + layout.used as u64,
         };
         let mut map = AddressMap::new(space.clone());
-        let features = RingFeatures { event_idx: false, indirect: true };
+        let features = RingFeatures { indirect: true, ..RingFeatures::default() };
         let ring = DeviceRing::new(&addresses, features, &mut map).unwrap();
         Self { ring, map, interrupt, held: VecDeque::new() }
     }
@@ -127,7 +127,7 @@ impl Device {
 /// A queue, the memory of its requests, and what its device is made from.
 struct Rig {
     space: DmaSpace,
-    queue: BlockQueue,
+    queue: BlockQueue<SplitQueue>,
     ring: Region,
     data: Region,
     interrupt: EventFd,
@@ -160,7 +160,7 @@ impl Rig {
         let space = DmaSpace::new();
         space.map(1 << 20, 1 << 32).unwrap();
         let ring = space.alloc(layout.length, 4096).unwrap();
-        let slots = space.alloc(BlockQueue::slots_length(layout.size.into()), 4096).unwrap();
+        let slots = space.alloc(vring::slots_length(layout.size.into()), 4096).unwrap();
         let data = space.alloc(4096, 4096).unwrap();
         let split = SplitQueue::new(ring.claim().unwrap(), layout, RingOptions::default()).unwrap();
         let kick = EventFd::new().unwrap();
@@ -293,7 +293,7 @@ fn an_abort_ends_every_wait_with_its_reason() {
 }
 
 /// Two wait, one in epoll and the other for the one in epoll: each must be told without delay.
-fn assert_wakes_at_once(end: impl Fn(&BlockQueue), expected: &QueueError) {
+fn assert_wakes_at_once(end: impl Fn(&BlockQueue<SplitQueue>), expected: &QueueError) {
     // A wait that only ends with its tick calls it. On a busy machine the tick can come first.
     let prompt = (0..20).any(|_| {
         let (rig, mut device) = Rig::new();

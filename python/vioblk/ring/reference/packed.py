@@ -339,17 +339,18 @@ class PackedQueue:
         # the buffers are read after the flags.
         buffer_id, length = self._raw.read_used(self._used.slot)
         # Without WRITE the length means nothing (2.8.4 Element Address and Length).
-        written_bytes = length if flags & WRITE else 0
-        self._broken = self._fault_of(buffer_id, written_bytes)
+        written_bytes = length if flags & WRITE else None
+        self._broken = self._fault_of(buffer_id, written_bytes or 0)
         if self._broken is not None:
             return None
         chain = self._pushed[buffer_id]
-        if written_bytes > chain.writable_bytes:
+        if written_bytes is not None and written_bytes > chain.writable_bytes:
+            written_bytes = chain.writable_bytes
             self._clamped_count += 1
         self._free(buffer_id)
         self._used = self._used.after(chain.descriptor_count, self._size)
         self._outstanding_count -= 1
-        return Completion(buffer_id, min(written_bytes, chain.writable_bytes))
+        return Completion(buffer_id, written_bytes)
 
     def _fault_of(self, buffer_id: int, written_bytes: int) -> str | None:
         """What is wrong with a used descriptor; None if nothing is."""

@@ -34,7 +34,7 @@ class QemuPlatform(DeviceControls):
     memory_safe_after_close = True
     """No byte of the machine's memory is ever given to two."""
     transport_features: frozenset[int] = frozenset(
-        {Feature.ACCESS_PLATFORM, Feature.ORDER_PLATFORM}
+        {Feature.ACCESS_PLATFORM, Feature.ORDER_PLATFORM, Feature.RING_PACKED}
     )
 
     def __init__(self, machine: Machine, *, owns_machine: bool = True) -> None:

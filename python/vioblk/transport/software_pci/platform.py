@@ -45,6 +45,7 @@ class SoftwarePciPlatform:
             Feature.ORDER_PLATFORM,
             Feature.NOTIFICATION_DATA,
             Feature.NOTIF_CONFIG_DATA,
+            Feature.RING_PACKED,
         }
     )
 

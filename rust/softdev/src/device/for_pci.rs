@@ -67,9 +67,10 @@ impl Device {
         self.service.wires.faults.strike(moment).map(|strike| strike.value)
     }
 
-    /// The available index of queue `index` as it stands in memory now, if it is served.
-    pub(crate) fn available_index(&self, index: usize) -> Option<u16> {
-        self.service.visit().available_index(index)
+    /// Whether the driver may announce `announced` as its next available position of queue
+    /// `index`. Else where it is now, as it stands in memory.
+    pub(crate) fn judge_announced(&self, index: usize, announced: u16) -> Result<(), u16> {
+        self.service.visit().judge_announced(index, announced)
     }
 
     /// The driver has notified the device of queue `index`.

@@ -82,6 +82,8 @@ pub struct PackedRing {
     unjudged_slots: u32,
     /// Whether the driver has been asked for kicks.
     armed: bool,
+    /// Whether a fault has overwritten what the driver made available.
+    lied: bool,
 }
 
 impl PackedRing {
@@ -116,6 +118,7 @@ impl PackedRing {
             unjudged_slots: 0,
             // A zeroed structure asks for every kick.
             armed: true,
+            lied: false,
         })
     }
 
@@ -250,7 +253,8 @@ impl PackedRing {
         let UsedElement { id, len } = element;
         let id = u16::try_from(id).unwrap_or(u16::MAX);
         self.descriptors.store_used(usize::from(self.used.slot), PackedUsed { id, len });
-        let flags = self.used.used_flags() | if len > 0 { WRITE } else { 0 };
+        // Something was written in any case, if only a status: the length counts.
+        let flags = self.used.used_flags() | WRITE;
         self.hidden.push((self.used.slot, flags));
         self.used.skip(slots, self.size);
         self.unjudged_slots += u32::from(slots);
@@ -318,7 +322,7 @@ impl PackedRing {
     #[inline]
     pub fn pending(&self) -> bool {
         let flags = self.descriptors.load_flags(usize::from(self.seen.slot));
-        self.held_slots < self.size && self.seen.is_available(flags)
+        self.held_slots < self.size && self.seen.is_available(flags) && !self.lied
     }
 
     /// Where the driver will make the next chain available, as it looks now: slot, and wrap
@@ -346,6 +350,48 @@ impl PackedRing {
             self.device_event.store(WISH, NEVER);
         }
         self.armed = false;
+    }
+
+    /// Whether a driver that is at `available` may say that it is at `announced`: within a lap
+    /// before it.
+    pub(crate) fn is_at_most(&self, announced: u16, available: u16) -> bool {
+        let size = u32::from(self.size);
+        // The counter starts at 1, so that is the first of two laps.
+        let number = |word: u16| u32::from(word & 0x7fff) + if word >> 15 == 1 { 0 } else { size };
+        let behind = (number(available) + 2 * size - number(announced)) % (2 * size);
+        u32::from(announced & 0x7fff) < size && behind <= size
+    }
+
+    /// Mark `count` descriptors more as used, with an id that was just given back: a fault. No
+    /// more than leave the first of what is hidden as it is. They may be those of chains that wait
+    /// to be taken, so nothing is taken from this ring any more.
+    pub(crate) fn lie(&mut self, id: u32, count: u16) {
+        self.lied = true;
+        self.waiting = 0;
+        let lap = usize::from(self.size).saturating_sub(self.hidden_slots());
+        for _ in 0..lap.min(usize::from(count)) {
+            self.put_used(UsedElement { id, len: 0 }, 1);
+        }
+    }
+
+    /// Slots from the first that is hidden on.
+    fn hidden_slots(&self) -> usize {
+        let Some(&(first, _)) = self.hidden.first() else { return 0 };
+        let (used, size) = (usize::from(self.used.slot), usize::from(self.size));
+        let slots = (used + size - usize::from(first)) % size;
+        if slots == 0 { size } else { slots }
+    }
+
+    /// A buffer id below the queue size of no chain that the driver could have outstanding, given
+    /// that the device holds `held` besides what waits in the ring.
+    pub(crate) fn not_outstanding(&self, held: &[u16]) -> Option<u16> {
+        let mut taken = held.to_vec();
+        let mut place = self.taken;
+        while place != self.seen {
+            taken.push(self.descriptors.load_body(usize::from(place.slot)).id);
+            place.skip(1, self.size);
+        }
+        (0..self.size).rev().find(|id| !taken.contains(id))
     }
 }
 

@@ -461,7 +461,7 @@ fn notification_data_may_lag_and_never_leads() {
         bar.assert_clean();
     }
     bar.set(bar.doorbell(), Bits32, 3 << 16);
-    assert_says(&bar.violation(), "announces 3, but its available index is 2");
+    assert_says(&bar.violation(), "announces 0x3, but its next available position is 0x2");
 }
 
 #[test]

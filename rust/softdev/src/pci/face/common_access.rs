@@ -207,8 +207,11 @@ impl PciFace {
         match field {
             Field::QueueSize => {
                 let size = value as u16;
-                refuse_unless(size.is_power_of_two() && size <= size_max, || {
-                    format!("queue_size {size} is no power of two up to {size_max}")
+                let packed = self.accepts(feature::RING_PACKED);
+                let fits = if packed { size > 0 } else { size.is_power_of_two() };
+                refuse_unless(fits && size <= size_max, || {
+                    let what = if packed { "number" } else { "power of two" };
+                    format!("queue_size {size} is no {what} up to {size_max}")
                 })?;
                 queue.size = size;
             }

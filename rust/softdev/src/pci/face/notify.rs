@@ -53,10 +53,11 @@ impl PciFace {
 
     /// A notification may come late, when more has been made available since; never early.
     fn judge_data(&self, index: usize, announced: u16) -> Result<(), Refusal> {
-        let Some(available) = self.device.available_index(index) else { return Ok(()) };
-        let ahead = announced.wrapping_sub(available);
-        refuse_unless(ahead == 0 || ahead > u16::MAX / 2, || {
-            format!("queue {index} announces {announced}, but its available index is {available}")
+        self.device.judge_announced(index, announced).map_err(|available| {
+            Refusal::Rule(format!(
+                "queue {index} announces {announced:#x}, but its next available position is \
+                 {available:#x}"
+            ))
         })
     }
 }
