@@ -3,14 +3,14 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)] // a failed unwrap is a failed test
 
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use shm::{DmaSpace, EventFd, Pin, Poller, Region, Watch};
 use softdev::{Device, DeviceOptions, QueueSetup, feature, status};
 use vioblk_tests::clause;
-use vring::{Ring, RingOptions, SplitLayout, SplitQueue};
+use vring::{PackedLayout, PackedQueue, Ring, RingOptions, SplitLayout, SplitQueue};
 
-const QUEUE_SIZE: u16 = 256;
 const SLOTS: usize = 64;
 const SECTOR: usize = 512;
 /// Sectors that one slot writes and reads; no other slot touches them.
@@ -72,9 +72,44 @@ struct Slot {
     versions: [u64; SECTORS_PER_SLOT as usize],
 }
 
-struct Driver {
+/// Where the parts of a ring lie, whatever the format.
+struct Place {
+    length: usize,
+    driver: usize,
+    device: usize,
+}
+
+/// A format of the ring.
+trait Format: Ring {
+    /// As large as a queue gets by default, or just not a power of two.
+    const SIZE: u16;
+    const FEATURE: u64;
+    fn lay_out(tables: usize) -> (Self::Layout, Place);
+}
+
+impl Format for SplitQueue {
+    const SIZE: u16 = 256;
+    const FEATURE: u64 = 0;
+    fn lay_out(tables: usize) -> (SplitLayout, Place) {
+        let layout = SplitLayout::new(Self::SIZE.into(), None, tables).unwrap();
+        let SplitLayout { length, available, used, .. } = layout;
+        (layout, Place { length, driver: available, device: used })
+    }
+}
+
+impl Format for PackedQueue {
+    const SIZE: u16 = 255;
+    const FEATURE: u64 = 1 << feature::RING_PACKED;
+    fn lay_out(tables: usize) -> (PackedLayout, Place) {
+        let layout = PackedLayout::new(Self::SIZE.into(), tables).unwrap();
+        let PackedLayout { length, driver_event, device_event, .. } = layout;
+        (layout, Place { length, driver: driver_event, device: device_event })
+    }
+}
+
+struct Driver<R: Format> {
     device: Device,
-    queue: SplitQueue,
+    queue: R,
     kick: EventFd,
     interrupt: EventFd,
     poller: Poller,
@@ -91,22 +126,23 @@ fn wire(fd: i32) -> EventFd {
     EventFd::from_fd(shm::duplicate_fd(fd).unwrap())
 }
 
-impl Driver {
+impl<R: Format> Driver<R> {
     fn new(event_idx: bool, indirect: bool, seed: u64) -> Self {
         let space = DmaSpace::new();
         space.map(4 << 20, 1 << 32).unwrap();
         let features = 1 << feature::VERSION_1
+            | R::FEATURE
             | u64::from(event_idx) << feature::EVENT_IDX
             | u64::from(indirect) << feature::INDIRECT_DESC;
         let capacity_sectors = SLOTS as u64 * SECTORS_PER_SLOT;
         let options = DeviceOptions { capacity_sectors, features, ..DeviceOptions::default() };
         let device = Device::new(space.clone(), options).unwrap();
         let tables = if indirect { 4 } else { 0 };
-        let layout = SplitLayout::new(QUEUE_SIZE.into(), None, tables).unwrap();
-        let ring = space.alloc(layout.length, 4096).unwrap();
+        let (layout, place) = R::lay_out(tables);
+        let ring = space.alloc(place.length, 4096).unwrap();
         let options = RingOptions { event_idx, strict: true, zeroed: false };
-        let queue = SplitQueue::new(ring.claim().unwrap(), layout, options).unwrap();
-        start(&device, features, &layout, ring.device_address());
+        let queue = R::new(ring.claim().unwrap(), layout, options).unwrap();
+        start(&device, features, R::SIZE, &place, ring.device_address());
         let payload = space.alloc(SLOTS * SLOT_BYTES as usize, 4096).unwrap();
         let interrupt = wire(device.interrupt_fd(0).unwrap());
         let poller = Poller::new().unwrap();
@@ -120,7 +156,7 @@ impl Driver {
             queue,
             device,
             slots: vec![Slot::default(); SLOTS],
-            slot_of_head: vec![0; QUEUE_SIZE.into()],
+            slot_of_head: vec![0; R::SIZE.into()],
             idle: (0..SLOTS).collect(),
             random: Random(seed),
             sleeps: 0,
@@ -243,7 +279,7 @@ impl Driver {
     }
 }
 
-fn start(device: &Device, features: u64, layout: &SplitLayout, ring: u64) {
+fn start(device: &Device, features: u64, size: u16, place: &Place, ring: u64) {
     let mut progress = 0;
     let mut advance = |bit| {
         progress |= bit;
@@ -255,10 +291,10 @@ fn start(device: &Device, features: u64, layout: &SplitLayout, ring: u64) {
     device.write_features(features).unwrap();
     advance(status::FEATURES_OK);
     let setup = QueueSetup {
-        size: QUEUE_SIZE,
-        descriptors: ring + layout.descriptors as u64,
-        available: ring + layout.available as u64,
-        used: ring + layout.used as u64,
+        size,
+        descriptors: ring,
+        available: ring + place.driver as u64,
+        used: ring + place.device as u64,
     };
     device.enable_queue(0, setup).unwrap();
     advance(status::DRIVER_OK);
@@ -282,18 +318,33 @@ fn check(slot: &Slot, index: usize, written: u32, payload: &Region) {
 }
 
 #[test]
-fn two_threads_lose_no_request_no_byte_and_no_notification() {
+fn two_threads_lose_no_request_no_byte_and_no_notification_on_a_split_ring() {
     clause!("SPLIT-RECV-01");
+    two_threads_lose_nothing::<SplitQueue>();
+}
+
+#[test]
+fn two_threads_lose_no_request_no_byte_and_no_notification_on_a_packed_ring() {
+    clause!("PACKED-RECV-01");
+    two_threads_lose_nothing::<PackedQueue>();
+}
+
+/// Both threads of a test are to have a processor each, on a machine with two.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+fn two_threads_lose_nothing<R: Format>() {
+    let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let variants = [(false, false), (true, false), (true, true), (false, true)];
     let share = request_count().div_ceil(variants.len() as u64);
     for (n, (event_idx, indirect)) in variants.into_iter().enumerate() {
-        let mut driver = Driver::new(event_idx, indirect, 0x5EED + n as u64);
+        let mut driver = Driver::<R>::new(event_idx, indirect, 0x5EED + n as u64);
         let started = Instant::now();
         driver.run(share);
         let counters = driver.device.counters().unwrap();
         println!(
-            "event_idx={event_idx} indirect={indirect}: {share} requests in {:.1} s, {} sleeps, \
+            "packed={} event_idx={event_idx} indirect={indirect}: {share} requests in {:.1} s, {} sleeps, \
              {} kicks, {} interrupts, {} batches",
+            R::FEATURE != 0,
             started.elapsed().as_secs_f64(),
             driver.sleeps,
             counters.kicks,
