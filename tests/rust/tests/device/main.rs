@@ -9,6 +9,7 @@ mod faults;
 mod files;
 mod framing;
 mod hostile_driver;
+mod hostile_packed;
 mod life_cycle;
 mod notifications;
 mod pci;
