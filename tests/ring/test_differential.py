@@ -115,6 +115,7 @@ TABLE_SHARES = st.sampled_from([0, 0, 2, 4, 256])
 class AnyRing(RuleBasedStateMachine, Generic[Device]):
     """A driver and a device that keeps the rules, each at random, on both rings."""
 
+    honest: ClassVar = True
     pair: Pair[Device]
 
     def begin(self, pair: Pair[Device]) -> None:
@@ -182,8 +183,6 @@ class AnyRing(RuleBasedStateMachine, Generic[Device]):
         self.unpublished.clear()
 
     # -- The device ------------------------------------------------------------------------
-
-    honest: ClassVar = True
 
     def look_at_the_ring(self) -> None:
         """An honest device takes what was published, and finds it whole; one that has written
