@@ -41,6 +41,9 @@ pub const EVENTS: Shape = Shape { event_idx: true, ..FLAGS };
 /// A ring of two with indirect tables.
 pub const TABLES: Shape = Shape { size: 2, indirect: true, ..FLAGS };
 
+/// A ring of two with indirect tables, notifications by event.
+pub const TABLES_AND_EVENTS: Shape = Shape { event_idx: true, ..TABLES };
+
 impl Shape {
     fn places(self) -> usize {
         if self.indirect { self.size } else { self.size / 2 }
@@ -310,10 +313,10 @@ pub fn kick_race_with_event_idx<F: Format>() {
 
 /// The driver looks for completions, asks for an interrupt, looks again, and goes to sleep, while
 /// the device completes: it must be found, or an interrupt be sent.
-fn interrupt_race<F: Format>(shape: Shape) {
-    let (mut driver, mut device) = pair::<F>(shape, 0);
+pub fn interrupt_race<F: Format>(shape: Shape, history: u64) {
+    let (mut driver, mut device) = pair::<F>(shape, history);
     driver.queue.disarm();
-    driver.submit([1]);
+    driver.submit([history]);
     let device = thread::spawn(move || {
         assert_eq!(device.serve(), 1);
         device.ring.wants_interrupt()
@@ -322,17 +325,17 @@ fn interrupt_race<F: Format>(shape: Shape) {
     let interrupted = device.join().unwrap();
     assert!(found || interrupted, "{DRIVER_SLEEPS}");
     assert!(found || driver.reap() == 1);
-    driver.assert_reply(1);
+    driver.assert_reply(history);
 }
 
 /// Interrupts switched by flags.
 pub fn interrupt_race_with_flags<F: Format>() {
-    interrupt_race::<F>(FLAGS);
+    interrupt_race::<F>(FLAGS, 0);
 }
 
 /// Interrupts switched by the event.
 pub fn interrupt_race_with_event_idx<F: Format>() {
-    interrupt_race::<F>(EVENTS);
+    interrupt_race::<F>(EVENTS, 0);
 }
 
 /// Two requests, the second published while the first is served: both sides move twice.

@@ -51,6 +51,7 @@ fn no_kick_is_lost_with_flags() {
     clause!("PACKED-BARRIER-02");
     check(|| kick_race::<Packed>(FLAGS, 0, false));
     check(kick_race_with_flags::<Packed>);
+    check(|| kick_race::<Packed>(TABLES, 1, true));
 }
 
 #[test]
@@ -58,18 +59,25 @@ fn no_kick_is_lost_with_event_idx() {
     clause!("PACKED-BARRIER-02");
     check(|| kick_race::<Packed>(EVENTS, 0, false));
     check(kick_race_with_event_idx::<Packed>);
+    for history in 1..=3 {
+        check(move || kick_race::<Packed>(TABLES_AND_EVENTS, history, true));
+    }
 }
 
 #[test]
 fn no_interrupt_is_lost_with_flags() {
     clause!("PACKED-RECV-01");
     check(interrupt_race_with_flags::<Packed>);
+    check(|| interrupt_race::<Packed>(TABLES, 1));
 }
 
 #[test]
 fn no_interrupt_is_lost_with_event_idx() {
     clause!("PACKED-RECV-01");
     check(interrupt_race_with_event_idx::<Packed>);
+    for history in 1..=3 {
+        check(move || interrupt_race::<Packed>(TABLES_AND_EVENTS, history));
+    }
 }
 
 #[test]

@@ -80,6 +80,7 @@ fn no_kick_is_lost_with_flags() {
     clause!("SPLIT-BARRIER-02", "SPLIT-KICK-04");
     check(|| kick_race::<Split>(FLAGS, 0, false));
     check(kick_race_with_flags::<Split>);
+    check(|| kick_race::<Split>(TABLES, 1, true));
 }
 
 #[test]
@@ -87,18 +88,25 @@ fn no_kick_is_lost_with_event_idx() {
     clause!("SPLIT-BARRIER-02", "SPLIT-KICK-06");
     check(|| kick_race::<Split>(EVENTS, 0, false));
     check(kick_race_with_event_idx::<Split>);
+    for history in 1..=3 {
+        check(move || kick_race::<Split>(TABLES_AND_EVENTS, history, true));
+    }
 }
 
 #[test]
 fn no_interrupt_is_lost_with_flags() {
     clause!("SPLIT-RECV-01");
     check(interrupt_race_with_flags::<Split>);
+    check(|| interrupt_race::<Split>(TABLES, 1));
 }
 
 #[test]
 fn no_interrupt_is_lost_with_event_idx() {
     clause!("SPLIT-RECV-01");
     check(interrupt_race_with_event_idx::<Split>);
+    for history in 1..=3 {
+        check(move || interrupt_race::<Split>(TABLES_AND_EVENTS, history));
+    }
 }
 
 #[test]
