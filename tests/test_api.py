@@ -83,7 +83,7 @@ def test_the_default_bound_of_a_wait_is_the_documented_one() -> None:
         "mem:1M?ring=fast",
         "mem:1M?timeout_s=0",
         "mem:1M?timeout_s=nan",
-        "mem:1M?ring_size=100",
+        "mem:1M?ring_size=40000",
         "mem:1M?queue_count=0",
         "mem:1M?colour=red",
         "mem:1000",
