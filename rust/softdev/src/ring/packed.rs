@@ -47,12 +47,17 @@ impl Place {
         if self.counter == 1 { OWNER } else { 0 }
     }
 
+    /// No chain takes more than a lap, so this takes no division, which would cost as much as all
+    /// the rest of a descriptor.
     #[inline]
     fn skip(&mut self, count: u16, size: u16) {
         let slot = u32::from(self.slot) + u32::from(count);
-        let (laps, slot) = (slot / u32::from(size), slot % u32::from(size));
-        self.slot = slot as u16;
-        self.counter ^= laps as u16 & 1;
+        if slot < u32::from(size) {
+            self.slot = slot as u16;
+        } else {
+            self.slot = (slot - u32::from(size)) as u16;
+            self.counter ^= 1;
+        }
     }
 }
 
