@@ -218,8 +218,8 @@ MUTANTS: Final = [
         name="queue-status-believed-unseen",
         violation="believes a status byte past the used length (SPLIT-USED-01)",
         function="vioblk.block.reference_queue:ReferenceBlockQueue._complete",
-        old="not status_was_written and",
-        new="False and",
+        old="and not status_was_written:",
+        new="and False:",
         test="tests/block/test_request_queue.py::test_success_past_the_used_length_is_not_believed",
     ),
 ]
