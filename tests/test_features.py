@@ -471,11 +471,6 @@ def test_in_order_is_never_accepted() -> None:
     never_accepted(Feature.IN_ORDER)
 
 
-@vacuous(*ids_with("VQRESET-", "PCI-VQRESET-"))
-def test_ring_reset_is_never_accepted() -> None:
-    never_accepted(Feature.RING_RESET)
-
-
 @pytest.mark.parametrize("bit", sorted(NOT_SUPPORTED))
 def test_what_is_not_supported_says_why(bit: int) -> None:
     legacy = bit in LEGACY_ONLY

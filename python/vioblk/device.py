@@ -330,6 +330,7 @@ class VirtioDevice:
             legacy_align=transport.legacy_align,
             indirect_table_size=indirect_table_size,
             event_idx=self.has(Feature.EVENT_IDX),
+            in_order=self.has(Feature.IN_ORDER),
         )
         handle = QueueHandle(parts, build)
         self._queues[index] = handle

@@ -63,6 +63,9 @@ class QueueParts:
     """Descriptors in one indirect table; 0 without, as where INDIRECT_DESC was declined."""
     event_idx: bool
     """Whether EVENT_IDX was accepted."""
+    in_order: bool
+    """Whether IN_ORDER was accepted: the device uses chains in the order in which they were made
+    available."""
 
 
 Q = TypeVar("Q", bound=Virtqueue)

@@ -56,6 +56,7 @@ PLATFORM: Final = frozenset(
         Feature.ORDER_PLATFORM,
         Feature.NOTIFICATION_DATA,
         Feature.NOTIF_CONFIG_DATA,
+        Feature.RING_RESET,
     }
 )
 """They ask something of the transport; one that can do it has them in `transport_features`."""
@@ -72,7 +73,6 @@ NOT_SUPPORTED: Final[Mapping[int, str]] = MappingProxyType(
         Feature.NOTIFY_ON_EMPTY: "this driver asks for the notifications that it needs",
         Feature.IN_ORDER: "no in-order ring in this driver yet",
         Feature.SR_IOV: "virtual functions are not managed here",
-        Feature.RING_RESET: "single queues are not reset; the device is",
         Feature.ADMIN_VQ: "administration commands are not used",
         Feature.SUSPEND: "devices are closed, not suspended",
     }

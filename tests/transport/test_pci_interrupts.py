@@ -227,7 +227,7 @@ def test_a_device_that_refuses_everything_after_queues_rely_on_it_is_an_error(
     transport = reach(function.platform)
     transport.enable_queue(0, ADDRESSES)
     common.refuses = frozenset(range(8))
-    with pytest.raises(TransportError, match="1 before it rely on msix"):
+    with pytest.raises(TransportError, match="1 queue before it rely on msix"):
         transport.enable_queue(1, ADDRESSES)
     assert not common.queues[1].enabled
 

@@ -11,7 +11,7 @@ from vioblk.features import Feature
 from vioblk.pci.access import NotifyPlace, Registers
 from vioblk.pci.device_config import DeviceConfigRegisters
 from vioblk.pci.virtio_capabilities import NotifyStructure
-from vioblk.transport.base import QueueAddresses
+from vioblk.transport.base import QUEUE_RESET_TIMEOUT_S, QueueAddresses
 
 # Offsets in the common configuration structure (VIRTIO 1.4, 4.1.4.3).
 DEVICE_FEATURE_SELECT: Final = 0x00
@@ -41,7 +41,6 @@ QUEUE_RESET_LENGTH: Final = 0x3C
 FEATURE_WINDOWS: Final = 4
 """Of 32 bits each: VIRTIO 1.4 defines the bits 0 to 127 (2.2 Feature Bits)."""
 
-QUEUE_RESET_TIMEOUT_S: Final = 5.0
 POLL_INTERVAL_MIN_S: Final = 20e-6
 POLL_INTERVAL_MAX_S: Final = 10e-3
 

@@ -6,10 +6,14 @@ Initialization; a transport carries them out and decides nothing.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from vioblk._native import DmaSpace, Doorbell
 from vioblk._native import Mapping as DmaMapping
+from vioblk.errors import UnsupportedError
+
+QUEUE_RESET_TIMEOUT_S: Final = 5.0
+"""How long a device may take over the reset of one queue."""
 
 
 class QueueAddresses(NamedTuple):
@@ -100,7 +104,21 @@ class Transport(ABC):
 
     @abstractmethod
     def enable_queue(self, index: int, addresses: QueueAddresses) -> QueueWires:
-        """Tell the device where queue `index` lies, and enable it; a reset disables it."""
+        """Tell the device where queue `index` lies, and enable it; a reset disables it, and so
+        does `reset_queue`."""
+
+    def reset_queue(self, index: int, timeout_s: float = QUEUE_RESET_TIMEOUT_S) -> None:
+        """Reset queue `index`, and wait until the device confirms that: then it no longer touches
+        the queue's memory, and `enable_queue` can be called again, with other settings too
+        (VIRTIO 1.4, 2.6.1 Virtqueue Reset). Only where RING_RESET was accepted, which a transport
+        that can do this has in `transport_features`.
+
+        Raises ResetTimeoutError if the device does not confirm within `timeout_s`, TransportError,
+        UnsupportedError.
+        """
+        raise UnsupportedError(
+            f"{self.name} cannot reset single queues; reset the whole device instead"
+        )
 
     @abstractmethod
     def on_config_change(self, callback: Callable[[], None] | None) -> None:

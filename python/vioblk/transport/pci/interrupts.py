@@ -14,6 +14,7 @@ from vioblk.transport.pci.plans import (
     SharedPlan,
     VectorPlan,
 )
+from vioblk.wording import counted
 
 InterruptMode = Literal["auto", "msix", "shared", "config", "intx", "none"]
 
@@ -69,7 +70,7 @@ class Interrupts:
         self._plan: Plan | None = None
         self._passed_over: list[str] = []
         self._started = False
-        self._wired = 0
+        self._wired: set[int] = set()
         """Queues that rely on the plan."""
 
     @property
@@ -102,7 +103,7 @@ class Interrupts:
             except RefusedError as refusal:
                 self._give_up_plan(refusal)
             else:
-                self._wired += 1
+                self._wired.add(index)
                 return fd
 
     def _current(self) -> Plan:
@@ -116,7 +117,8 @@ class Interrupts:
         reason = f"{plan.mode} is not used: {refusal}"
         if self._wired:
             raise TransportError(
-                f"interrupts cannot be set up: {refusal}, and {self._wired} before it rely on "
+                f"interrupts cannot be set up: {refusal}, and {counted(len(self._wired), 'queue')} "
+                f"before it rely on "
                 f"{plan.mode}; use fewer queues, or another of {', '.join(AUTO_ORDER[1:])}"
             ) from refusal
         plan.stop(touch=True)
@@ -131,8 +133,12 @@ class Interrupts:
     def device_was_reset(self) -> None:
         """All events are unmapped now, so the next `start` maps them again."""
         self._started = False
-        self._wired = 0
+        self._wired.clear()
         self._function.locate_config()
+
+    def queue_was_reset(self, index: int) -> None:
+        """Queue `index` is mapped to no vector now; `queue_fd` maps it again."""
+        self._wired.discard(index)
 
     def close(self, *, touch: bool) -> None:
         """End all threads. `touch`: the function may be accessed. Idempotent."""

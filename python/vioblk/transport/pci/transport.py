@@ -5,7 +5,7 @@ from contextlib import ExitStack, suppress
 
 from vioblk._native import Doorbell
 from vioblk._native import Mapping as DmaMapping
-from vioblk.errors import VioblkError
+from vioblk.errors import UnsupportedError, VioblkError
 from vioblk.features import Feature
 from vioblk.pci.access import NotifyPlace, PciPlatform
 from vioblk.pci.choose import Access, Choice, Interface, choose_layout
@@ -13,7 +13,12 @@ from vioblk.pci.layout import RegisterLayout
 from vioblk.pci.legacy import QUEUE_ALIGN
 from vioblk.pci.modern import ModernLayout
 from vioblk.status import Status
-from vioblk.transport.base import QueueAddresses, QueueWires, Transport
+from vioblk.transport.base import (
+    QUEUE_RESET_TIMEOUT_S,
+    QueueAddresses,
+    QueueWires,
+    Transport,
+)
 from vioblk.transport.config_callback import ConfigCallback
 from vioblk.transport.pci.interrupts import InterruptChoice, InterruptMode, Interrupts
 from vioblk.transport.pci.plans import Function
@@ -202,6 +207,17 @@ class PciTransport(Transport):
             self.layout.enable_queue(index, addresses)
             return QueueWires(doorbell, interrupt_fd)
 
+    def reset_queue(self, index: int, timeout_s: float = QUEUE_RESET_TIMEOUT_S) -> None:
+        """Reset one queue, and wait until queue_reset reads 0; its vector is unmapped then."""
+        layout = self.layout
+        if not isinstance(layout, ModernLayout):
+            raise UnsupportedError(
+                "the legacy interface cannot reset single queues; reset the whole device instead"
+            )
+        with self._there.access():
+            layout.reset_queue(index, timeout_s)
+            self._plans.queue_was_reset(index)
+
     def _doorbell(self, index: int, place: NotifyPlace) -> Doorbell:
         window = self._choice.notify_window
         if window is None:
@@ -251,11 +267,14 @@ class PciTransport(Transport):
 
 
 def _transport_features(platform: PciPlatform, choice: Choice) -> frozenset[int]:
-    """What the platform can do of the features that ask something of it, and the registers too."""
+    """What the platform can do of the features that ask something of it, and the registers too.
+
+    RING_RESET asks for nothing but a register.
+    """
     if not isinstance(choice.layout, ModernLayout):
         return frozenset()  # The legacy interface has none of these bits.
     with_registers = {Feature.NOTIFICATION_DATA, Feature.NOTIF_CONFIG_DATA, Feature.RING_RESET}
     missing = with_registers - choice.layout.usable_features
     if choice.notify_window is not None:
         missing.add(Feature.NOTIFICATION_DATA)
-    return platform.transport_features - missing
+    return (platform.transport_features | {Feature.RING_RESET}) - missing
