@@ -53,7 +53,7 @@ MUTANTS: Final = (
         name="queue-reset-not-awaited",
         violation="takes a queue reset for finished before the register reads 0 (PCI-VQRESET-01)",
         function=f"{MODERN}._await_queue_reset",
-        old="while self._read_queue_register(index, QUEUE_RESET):",
+        old="while judge(self._read_queue_register(index, QUEUE_RESET)):",
         new="while False:",
         test=f"{MODERN_TESTS}::test_a_queue_is_reset_when_the_register_reads_zero",
     ),

@@ -13,7 +13,13 @@ from tests.support.pci_model import (
     RecordingRegisters,
     RegisterAccess,
 )
-from vioblk.errors import ProtocolError, ResetTimeoutError, StateError, UnsupportedError
+from vioblk.errors import (
+    DeviceGoneError,
+    ProtocolError,
+    ResetTimeoutError,
+    StateError,
+    UnsupportedError,
+)
 from vioblk.features import Feature
 from vioblk.pci.access import NotifyPlace
 from vioblk.pci.layout import NO_VECTOR
@@ -400,6 +406,33 @@ def test_a_reset_of_a_queue_that_never_ends_is_given_up() -> None:
     common.on_read[0x3A] = lambda: 1
     with pytest.raises(ResetTimeoutError, match="queue 1 did not confirm"):
         with_ring_reset(common).reset_queue(1, timeout_s=0.01)
+
+
+@clause("PCI-VQRESET-01")
+def test_a_reset_of_a_queue_that_is_under_way_is_waited_for_and_not_asked_for_again() -> None:
+    common = ModernModel()
+    layout = with_ring_reset(common)
+    layout.enable_queue(1, ADDRESSES)
+    common.on_read[0x3A] = lambda: 1
+    with pytest.raises(ResetTimeoutError):
+        layout.reset_queue(1, timeout_s=0.01)
+    del common.on_read[0x3A]
+    layout.reset_queue(1)
+    assert common.writes(0x3A) == [(0x3A, 1)]
+
+
+def test_whoever_is_not_there_confirms_no_reset_of_a_queue() -> None:
+    common = ModernModel()
+    layout = with_ring_reset(common)
+    layout.enable_queue(1, ADDRESSES)
+    common.on_read[0x3A] = lambda: 0xFFFF
+
+    def judge(value: int) -> int:
+        assert value == 0xFFFF
+        raise DeviceGoneError("unplugged")
+
+    with pytest.raises(DeviceGoneError, match="unplugged"):
+        layout.reset_queue(1, judge=judge)
 
 
 def test_a_queue_is_not_reset_unless_that_was_negotiated() -> None:

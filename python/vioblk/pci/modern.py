@@ -3,6 +3,7 @@
 """
 
 import time
+from collections.abc import Callable
 from threading import Lock
 from typing import Final
 
@@ -177,9 +178,17 @@ class ModernLayout:
         self._common.write(offset, 4, address & 0xFFFF_FFFF)
         self._common.write(offset + 4, 4, address >> 32)
 
-    def reset_queue(self, index: int, timeout_s: float = QUEUE_RESET_TIMEOUT_S) -> None:
+    def reset_queue(
+        self,
+        index: int,
+        timeout_s: float = QUEUE_RESET_TIMEOUT_S,
+        judge: Callable[[int], int] = int,
+    ) -> None:
         """Reset one queue, and wait until the device confirms that (VIRTIO 1.4, 2.6.1 Virtqueue
         Reset). It is disabled then, and can be enabled again, with other settings too.
+
+        A queue that is disabled is not asked again: only what is under way is waited for. `judge`
+        is shown what the register reads, and raises if nobody is there.
 
         Raises UnsupportedError if the device has no such register, StateError unless RING_RESET
         was accepted, ResetTimeoutError.
@@ -193,17 +202,18 @@ class ModernLayout:
             raise StateError("a single queue can be reset only if RING_RESET was accepted")
         with self._lock:
             self._select(index)
-            self._common.write(QUEUE_RESET, 2, 1)
-        self._await_queue_reset(index, timeout_s)
+            if self._common.read(QUEUE_ENABLE, 2):
+                self._common.write(QUEUE_RESET, 2, 1)
+        self._await_queue_reset(index, timeout_s, judge)
 
-    def _await_queue_reset(self, index: int, timeout_s: float) -> None:
+    def _await_queue_reset(self, index: int, timeout_s: float, judge: Callable[[int], int]) -> None:
         deadline = time.monotonic() + timeout_s
         interval_s = POLL_INTERVAL_MIN_S
-        while self._read_queue_register(index, QUEUE_RESET):
+        while judge(self._read_queue_register(index, QUEUE_RESET)):
             if time.monotonic() >= deadline:
                 raise ResetTimeoutError(
-                    f"queue {index} did not confirm its reset within {timeout_s} s; reset the "
-                    "device"
+                    f"queue {index} did not confirm its reset within {timeout_s} s; reset it "
+                    "again, or the device"
                 )
             time.sleep(interval_s)
             interval_s = min(2 * interval_s, POLL_INTERVAL_MAX_S)

@@ -111,7 +111,8 @@ class Transport(ABC):
         """Reset queue `index`, and wait until the device confirms that: then it no longer touches
         the queue's memory, and `enable_queue` can be called again, with other settings too
         (VIRTIO 1.4, 2.6.1 Virtqueue Reset). Only where RING_RESET was accepted, which a transport
-        that can do this has in `transport_features`.
+        that can do this has in `transport_features`. Called again after a reset that was not
+        confirmed, or was interrupted, it waits for that one; a queue that is disabled is left so.
 
         Raises ResetTimeoutError if the device does not confirm within `timeout_s`, TransportError,
         UnsupportedError.

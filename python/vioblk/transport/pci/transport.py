@@ -215,7 +215,7 @@ class PciTransport(Transport):
                 "the legacy interface cannot reset single queues; reset the whole device instead"
             )
         with self._there.access():
-            layout.reset_queue(index, timeout_s)
+            layout.reset_queue(index, timeout_s, lambda value: self._there.judge(value, 2))
             self._plans.queue_was_reset(index)
 
     def _doorbell(self, index: int, place: NotifyPlace) -> Doorbell:
