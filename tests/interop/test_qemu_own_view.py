@@ -1,36 +1,16 @@
 """What QEMU's device knows of its driver (QMP x-query-virtio-status and its kin) is what the driver
 believes."""
 
-from collections.abc import Iterable
 from typing import Any
 
 import vioblk
 from tests.conftest import RingName
 from tests.interop.qemu_machines import MODERN_WAYS, WAIT_S, WAYS, Way, on, poll
 from tests.interop.raw_disk import RawDriver, raw_disk
-from tests.support.qemu import qemu_of
+from tests.support.qemu import features_of, plain_names, qemu_of
 from vioblk.block.request import RequestType
-from vioblk.features import Feature
 from vioblk.status import Status
 from vioblk.transport.qemu import QemuPlatform
-
-PREFIXES = ("VIRTIO_BLK_F_", "VIRTIO_RING_F_", "VIRTIO_F_")
-
-
-def plain_names(listed: Iterable[str], *prefixes: str) -> set[str]:
-    """ "VIRTIO_BLK_F_FLUSH: Flush command supported" is "flush"."""
-    names = {entry.partition(":")[0] for entry in listed}
-    return {
-        name.removeprefix(prefix).lower()
-        for name in names
-        for prefix in prefixes
-        if name.startswith(prefix)
-    }
-
-
-def features_of(platform: QemuPlatform, side: str) -> set[str]:
-    features = platform.device_status()[f"{side}-features"]
-    return plain_names([*features["dev-features"], *features["transports"]], *PREFIXES)
 
 
 def status_of(platform: QemuPlatform) -> set[str]:
@@ -96,4 +76,4 @@ def test_a_breach(way: Way) -> None:
         assert "needs_reset" in status_of(disk.platform)
         disk.restart()
         assert not disk.platform.device_status()["broken"]
-        assert features_of(disk.platform, "guest") == {Feature.VERSION_1.name.lower()}
+        assert features_of(disk.platform, "guest") == {"version_1", "ring_reset"}

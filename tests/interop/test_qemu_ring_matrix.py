@@ -1,0 +1,256 @@
+"""Every ring format with every feature of rings, on QEMU's device: what is written is read again,
+and the ring is, by QEMU's own account, what was negotiated."""
+
+import random
+import threading
+from collections.abc import Iterator
+from itertools import pairwise, product
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import pytest
+
+import vioblk
+from tests.conftest import RingName
+from tests.interop.qemu_machines import WAIT_S, blank_disk, poll, settle
+from tests.interop.ring_view import (
+    EVENT_DESCRIPTOR,
+    EVENT_ENABLE,
+    INDIRECT,
+    NEXT,
+    RingView,
+)
+from tests.support.qemu import features_of, qemu_of
+from vioblk.block.disk import BlockDevice
+from vioblk.block.request import COMPLETION_RECORD, REQUEST_RECORD, RequestStatus, RequestType
+from vioblk.features import Feature
+from vioblk.transport import qemu
+
+RING_FEATURES: Final = frozenset({"ring_packed", "in_order", "event_idx", "indirect_desc"})
+
+BLOCK_BYTES: Final = 4096
+BLOCKS: Final = 96
+"""Of each queue. Each is written and then read, which takes its ring round several times."""
+
+DESCRIPTORS: Final = 3
+"""Of a request: header, data and status."""
+
+
+class Format(NamedTuple):
+    """One of the four kinds of rings."""
+
+    name: str
+    packed: bool
+    in_order: bool
+    ring_size: int
+    """A packed ring has any number of descriptors (VIRTIO 1.4, 2.8 Packed Virtqueues)."""
+
+
+FORMATS: Final = (
+    Format("split", packed=False, in_order=False, ring_size=32),
+    Format("split-in-order", packed=False, in_order=True, ring_size=32),
+    Format("packed", packed=True, in_order=False, ring_size=27),
+    Format("packed-in-order", packed=True, in_order=True, ring_size=31),
+)
+
+
+class Case(NamedTuple):
+    """One place in the matrix."""
+
+    format: Format
+    event_idx: bool
+    indirect: bool
+    queue_count: int
+    ring: RingName
+
+    def __str__(self) -> str:
+        words = [
+            self.format.name,
+            "event_idx" if self.event_idx else "flags",
+            "indirect" if self.indirect else "direct",
+            f"{self.queue_count}-queues",
+            self.ring,
+        ]
+        return "-".join(words)
+
+    @property
+    def expected(self) -> set[str]:
+        """The features of rings that must be negotiated, and no others."""
+        switches = {
+            "ring_packed": self.format.packed,
+            "in_order": self.format.in_order,
+            "event_idx": self.event_idx,
+            "indirect_desc": self.indirect,
+        }
+        return {name for name, on in switches.items() if on}
+
+    @property
+    def descriptors(self) -> int:
+        """Of the ring, that each request takes."""
+        return 1 if self.indirect else DESCRIPTORS
+
+    def address(self, image: Path) -> str:
+        switches = "".join(
+            f"&{name}={'on' if name in self.expected else 'off'}" for name in sorted(RING_FEATURES)
+        )
+        return (
+            f"qemu:{image}?interface=modern&num_queues={self.queue_count}"
+            f"&queue_count={self.queue_count}&ring={self.ring}"
+            f"&ring_size={self.format.ring_size}{switches}"
+        )
+
+
+def cases() -> Iterator[Case]:
+    switches = (True, False)
+    for each in product(FORMATS, switches, switches, (1, 4)):
+        yield Case(*each, "native")
+    # It never has the event index, so there is half as much of it.
+    for kind, indirect in product(FORMATS, switches):
+        yield Case(kind, False, indirect, 2, "reference")
+
+
+@pytest.fixture(scope="module")
+def known_properties() -> frozenset[str]:
+    """What can be set of the disk of the QEMU that is installed."""
+    with qemu.start("qemu:null:1M") as machine:
+        listed = machine.qmp("device-list-properties", typename=machine.device_name)
+    return frozenset(each["name"] for each in listed)
+
+
+def pattern(queue: int, block: int) -> bytes:
+    return random.Random(queue << 16 | block).randbytes(BLOCK_BYTES)
+
+
+@pytest.mark.parametrize("case", tuple(cases()), ids=str)
+def test_each_format_with_each_feature_moves_data(
+    tmp_path: Path, known_properties: frozenset[str], case: Case
+) -> None:
+    """Each queue is used by a thread of its own."""
+    image = blank_disk(tmp_path)
+    if case.format.in_order and "in_order" not in known_properties:
+        with pytest.raises(vioblk.TransportError, match=r"in_order.*not found; .*QEMU 10 on"):
+            vioblk.open(case.address(image))
+        return
+    with vioblk.open(case.address(image), timeout_s=WAIT_S) as disk:
+        platform = qemu_of(disk.device)
+        assert set(disk.info.accepted.names) & RING_FEATURES == case.expected
+        assert features_of(platform, "guest") & RING_FEATURES == case.expected
+        assert [queue.size for queue in disk.info.queues] == [
+            case.format.ring_size
+        ] * case.queue_count
+        settle(platform)
+        before = [RingView.of(platform, index) for index in range(case.queue_count)]
+        use_from_threads(disk, case.queue_count)
+        settle(platform)
+        for view in before:
+            check_view(case, view, RingView.of(platform, view.index))
+        disk.flush()
+    content = image.read_bytes()
+    for queue, block in product(range(case.queue_count), range(BLOCKS)):
+        start = place(queue, block)
+        assert content[start : start + BLOCK_BYTES] == pattern(queue, block)
+
+
+def place(queue: int, block: int) -> int:
+    """Offset on the disk. Neighbours are apart: QEMU makes one request of such as touch."""
+    return (queue * BLOCKS + block) * 2 * BLOCK_BYTES
+
+
+def use_from_threads(disk: BlockDevice, queue_count: int) -> None:
+    failures: list[BaseException] = []
+
+    def work(queue: int) -> None:
+        try:
+            use_queue(disk, queue)
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(queue,)) for queue in range(queue_count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(WAIT_S)
+    if failures:
+        raise failures[0]
+    assert not any(thread.is_alive() for thread in threads)
+
+
+def use_queue(disk: BlockDevice, queue: int) -> None:
+    """Write all blocks of a queue through it, and read them through it."""
+    with disk.alloc(BLOCKS * BLOCK_BYTES) as region, memoryview(region) as memory:
+        expected = b"".join(pattern(queue, block) for block in range(BLOCKS))
+        memory[:] = expected
+        run_all(disk, queue, RequestType.OUT, region.handle)
+        memory[:] = bytes(len(expected))
+        run_all(disk, queue, RequestType.IN, region.handle)
+        assert memory == expected
+
+
+def run_all(disk: BlockDevice, queue: int, kind: RequestType, handle: int) -> None:
+    """One request for each block, as many at a time as fit."""
+    records = [
+        REQUEST_RECORD.pack(
+            kind, 0, place(queue, block) // 512, block * BLOCK_BYTES, BLOCK_BYTES, handle, block
+        )
+        for block in range(BLOCKS)
+    ]
+    done: list[int] = []
+    out = bytearray(BLOCKS * COMPLETION_RECORD.size)
+    submitted = 0
+    while len(done) < BLOCKS:
+        if submitted < BLOCKS:
+            submitted += disk.submit_many(b"".join(records[submitted:]), queue)
+        assert disk.wait(WAIT_S, queue)
+        count = disk.reap_many(out, queue)
+        reaped = COMPLETION_RECORD.iter_unpack(out[: count * COMPLETION_RECORD.size])
+        for token, _, status in reaped:
+            assert status == RequestStatus.OK
+            done.append(token)
+    assert sorted(done) == list(range(BLOCKS))
+    if disk.device.has(Feature.IN_ORDER):
+        assert done == sorted(done)
+
+
+def check_view(case: Case, before: RingView, after: RingView) -> None:
+    """QEMU read the ring of this queue as one of that format, and wrote to it as to one."""
+    requests = 2 * BLOCKS
+    assert (after.size, after.in_use) == (case.format.ring_size, 0)
+    assert after.is_packed == case.format.packed
+    if case.format.packed:
+        moved = (after.taken - before.taken) % after.size
+        assert moved == requests * case.descriptors % after.size
+        check_packed(case, after)
+    else:
+        assert (after.taken - before.taken) % 65536 == requests
+        check_split(case, after)
+
+
+def check_split(case: Case, view: RingView) -> None:
+    # It asks for the next chain when it has taken all.
+    assert view.avail_event == (view.taken if case.event_idx else 0)
+    last = view.taken - 1
+    heads = [int(view.chain(number)["index"]) for number in range(last - 3, last + 1)]
+    for head in heads:
+        chain = view.chain(last)["descs"]
+        assert len(chain) == DESCRIPTORS
+        flags, following = view.split_descriptor(head)
+        assert bool(flags & INDIRECT) == case.indirect
+        assert bool(flags & NEXT) != case.indirect
+        if case.format.in_order and not case.indirect:
+            assert following == (head + 1) % view.size
+    if case.format.in_order:
+        steps = [(b - a) % view.size for a, b in pairwise(heads)]
+        assert steps == [case.descriptors] * 3
+
+
+def check_packed(case: Case, view: RingView) -> None:
+    event = poll(lambda: view.device_event)
+    if case.event_idx:
+        assert (event.flags, event.offset) == (EVENT_DESCRIPTOR, view.taken)
+    else:
+        assert event == (0, False, EVENT_ENABLE)
+    if case.format.in_order:
+        slots = [(view.taken - number * case.descriptors) % view.size for number in (3, 2, 1)]
+        ids = [view.packed_descriptor(slot).buffer_id for slot in slots]
+        steps = [(b - a) % view.size for a, b in pairwise(ids)]
+        assert steps == [1, 1]
