@@ -32,7 +32,9 @@ from vioblk.features import Feature
 from vioblk.pci.command import Command, read_command
 from vioblk.pci.layout import ISR_CONFIG, ISR_QUEUE
 from vioblk.ring.raw import NO_INTERRUPT, NO_NOTIFY
+from vioblk.ring.reference import SplitQueue
 from vioblk.status import Status
+from vioblk.transport.base import QueueAddresses
 from vioblk.transport.pci import PciTransport
 from vioblk.transport.qemu import attach, start
 from vioblk.transport.qemu.interrupts import InterruptLines
@@ -249,6 +251,47 @@ def test_buffers_in_flight_are_free_only_after_the_reset(tmp_path: Path, ring: R
         lost = disk.reset(WAIT_S)
         assert sorted(lost[0]) == [0, 1, 2, 3]
         region.close()
+
+
+# Reset of a queue
+
+
+@on(MODERN_WAYS)
+def test_a_queue_reset_leaves_requests_in_flight_which_end_in_the_ring_that_comes_next(
+    tmp_path: Path, way: Way
+) -> None:
+    """It is confirmed at once, although the device goes on to write to the buffers, and then to a
+    ring that knows nothing of them. So a driver must not ask for one while requests are in flight
+    (VIRTIO 1.4, 2.6.1 Virtqueue Reset, expects that the device touches none of them any more)."""
+    with raw_disk(f"qemu:{numbered_disk(tmp_path)}?{way.options}") as disk:
+        disk.platform.hold_requests("read")
+        request = disk.request(RequestType.IN, 7, in_bytes=512)
+        disk.queue.publish(request)
+        disk.notify()
+        assert disk.platform.queue_status(0)["inuse"] == 1
+        disk.transport.reset_queue(0, WAIT_S)
+        assert disk.platform.queue_status(0)["inuse"] == 0
+        assert request.data == b"\xee" * 512
+        layout = disk.queue.ring.layout
+        region = disk.device.memory.alloc(layout.length)
+        ring = SplitQueue(region, disk.queue.ring.size, strict=True)
+        start = region.device_address
+        disk.transport.enable_queue(
+            0,
+            QueueAddresses(
+                ring.size,
+                start + layout.descriptors_offset,
+                start + layout.available_offset,
+                start + layout.used_offset,
+            ),
+        )
+        disk.platform.release_requests("read")
+        assert poll(lambda: ring.raw.used_index == 1), "of a ring with nothing in it"
+        assert (request.status, request.data) == (RequestStatus.OK, content_of(7))
+        with pytest.raises(vioblk.QueueBroken):
+            ring.reap()
+        disk.restart()
+        disk.queue.run(disk.request(RequestType.IN, 7, in_bytes=512))
 
 
 # Memory
