@@ -1,8 +1,6 @@
 """Every ring format with every feature of rings, on QEMU's device: what is written is read again,
 and the ring is, by QEMU's own account, what was negotiated."""
 
-import random
-import threading
 from collections.abc import Iterator
 from itertools import pairwise, product
 from pathlib import Path
@@ -13,6 +11,7 @@ import pytest
 import vioblk
 from tests.conftest import RingName
 from tests.interop.qemu_machines import WAIT_S, blank_disk, poll, settle
+from tests.interop.queue_load import REQUESTS, assert_content, use_from_threads
 from tests.interop.ring_view import (
     EVENT_DESCRIPTOR,
     EVENT_ENABLE,
@@ -21,16 +20,9 @@ from tests.interop.ring_view import (
     RingView,
 )
 from tests.support.qemu import features_of, qemu_of
-from vioblk.block.disk import BlockDevice
-from vioblk.block.request import COMPLETION_RECORD, REQUEST_RECORD, RequestStatus, RequestType
-from vioblk.features import Feature
 from vioblk.transport import qemu
 
 RING_FEATURES: Final = frozenset({"ring_packed", "in_order", "event_idx", "indirect_desc"})
-
-BLOCK_BYTES: Final = 4096
-BLOCKS: Final = 96
-"""Of each queue. Each is written and then read, which takes its ring round several times."""
 
 DESCRIPTORS: Final = 3
 """Of a request: header, data and status."""
@@ -117,10 +109,6 @@ def known_properties() -> frozenset[str]:
     return frozenset(each["name"] for each in listed)
 
 
-def pattern(queue: int, block: int) -> bytes:
-    return random.Random(queue << 16 | block).randbytes(BLOCK_BYTES)
-
-
 @pytest.mark.parametrize("case", tuple(cases()), ids=str)
 def test_each_format_with_each_feature_moves_data(
     tmp_path: Path, known_properties: frozenset[str], case: Case
@@ -145,83 +133,19 @@ def test_each_format_with_each_feature_moves_data(
         for view in before:
             check_view(case, view, RingView.of(platform, view.index))
         disk.flush()
-    content = image.read_bytes()
-    for queue, block in product(range(case.queue_count), range(BLOCKS)):
-        start = place(queue, block)
-        assert content[start : start + BLOCK_BYTES] == pattern(queue, block)
-
-
-def place(queue: int, block: int) -> int:
-    """Offset on the disk. Neighbours are apart: QEMU makes one request of such as touch."""
-    return (queue * BLOCKS + block) * 2 * BLOCK_BYTES
-
-
-def use_from_threads(disk: BlockDevice, queue_count: int) -> None:
-    failures: list[BaseException] = []
-
-    def work(queue: int) -> None:
-        try:
-            use_queue(disk, queue)
-        except BaseException as error:
-            failures.append(error)
-
-    threads = [threading.Thread(target=work, args=(queue,)) for queue in range(queue_count)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(WAIT_S)
-    if failures:
-        raise failures[0]
-    assert not any(thread.is_alive() for thread in threads)
-
-
-def use_queue(disk: BlockDevice, queue: int) -> None:
-    """Write all blocks of a queue through it, and read them through it."""
-    with disk.alloc(BLOCKS * BLOCK_BYTES) as region, memoryview(region) as memory:
-        expected = b"".join(pattern(queue, block) for block in range(BLOCKS))
-        memory[:] = expected
-        run_all(disk, queue, RequestType.OUT, region.handle)
-        memory[:] = bytes(len(expected))
-        run_all(disk, queue, RequestType.IN, region.handle)
-        assert memory == expected
-
-
-def run_all(disk: BlockDevice, queue: int, kind: RequestType, handle: int) -> None:
-    """One request for each block, as many at a time as fit."""
-    records = [
-        REQUEST_RECORD.pack(
-            kind, 0, place(queue, block) // 512, block * BLOCK_BYTES, BLOCK_BYTES, handle, block
-        )
-        for block in range(BLOCKS)
-    ]
-    done: list[int] = []
-    out = bytearray(BLOCKS * COMPLETION_RECORD.size)
-    submitted = 0
-    while len(done) < BLOCKS:
-        if submitted < BLOCKS:
-            submitted += disk.submit_many(b"".join(records[submitted:]), queue)
-        assert disk.wait(WAIT_S, queue)
-        count = disk.reap_many(out, queue)
-        reaped = COMPLETION_RECORD.iter_unpack(out[: count * COMPLETION_RECORD.size])
-        for token, _, status in reaped:
-            assert status == RequestStatus.OK
-            done.append(token)
-    assert sorted(done) == list(range(BLOCKS))
-    if disk.device.has(Feature.IN_ORDER):
-        assert done == sorted(done)
+    assert_content(image, case.queue_count)
 
 
 def check_view(case: Case, before: RingView, after: RingView) -> None:
     """QEMU read the ring of this queue as one of that format, and wrote to it as to one."""
-    requests = 2 * BLOCKS
     assert (after.size, after.in_use) == (case.format.ring_size, 0)
     assert after.is_packed == case.format.packed
     if case.format.packed:
         moved = (after.taken - before.taken) % after.size
-        assert moved == requests * case.descriptors % after.size
+        assert moved == REQUESTS * case.descriptors % after.size
         check_packed(case, after)
     else:
-        assert (after.taken - before.taken) % 65536 == requests
+        assert (after.taken - before.taken) % 65536 == REQUESTS
         check_split(case, after)
 
 
