@@ -5,6 +5,8 @@ from typing import Final
 from tests.mutants.mutant import Mutant
 
 _RING: Final = "vioblk.ring.reference.split:SplitQueue"
+_HALF: Final = "vioblk.ring.reference.driver_half:DriverHalf"
+_NUMBERS: Final = "vioblk.ring.reference.numbers"
 _CHAINS: Final = "vioblk.ring.reference.chains"
 _RAW: Final = "vioblk.ring.raw.split"
 
@@ -49,8 +51,8 @@ MUTANTS: Final = [
         name="ring-withdraws-what-is-published",
         violation="moves the available index backwards (SPLIT-AVAIL-01)",
         function=f"{_RING}.withdraw",
-        old="withdrawn = self._unpublished[::-1]",
-        new="withdrawn = self._unpublished[::-1]\n"
+        old="withdrawn = [*reversed(self._unpublished)]",
+        new="withdrawn = [*reversed(self._unpublished)]\n"
         "    self._raw.available_index = (self._published_index - 1) & 0xFFFF",
         test="tests/ring/test_publish.py::test_the_available_index_only_ever_moves_forward",
     ),
@@ -58,8 +60,8 @@ MUTANTS: Final = [
         name="ring-publishes-each-push",
         violation="makes a chain visible before the batch is published",
         function=f"{_RING}._write",
-        old="self._unpublished.append(head)",
-        new="self._unpublished.append(head)\n    self._raw.available_index = self._available_index",
+        old="return numbers",
+        new="self._raw.available_index = (index + 1) & 0xFFFF\n    return numbers",
         test="tests/ring/test_publish.py::"
         "test_a_batch_becomes_visible_with_one_update_of_the_index",
     ),
@@ -100,41 +102,42 @@ MUTANTS: Final = [
     Mutant(
         name="ring-free-list-in-shared-memory",
         violation="frees a chain by walking links that the device can write",
-        function=f"{_RING}._free",
-        old="last = self._next_free[last]",
-        new="last = self._raw.read_descriptor(last).next",
+        function=f"{_RING}._hand_out",
+        old="give_back(chain.numbers)",
+        new="give_back([completion.head, "
+        "*(self._raw.read_descriptor(number).next for number in chain.numbers[:-1])])",
         test="tests/ring/test_push.py::test_the_free_list_does_not_lie_where_the_device_can_write",
     ),
     Mutant(
         name="ring-free-list-reversed",
         violation="takes the descriptors of a freed chain in another order than the Rust ring",
-        function=f"{_RING}._free",
-        old="self._next_free[last] = self._free_head\n    self._free_head = head",
-        new="self._next_free[last] = self._free_head\n    self._free_head = last",
+        function=f"{_NUMBERS}:LastFreedFirst.give_back",
+        old="reversed(numbers)",
+        new="numbers",
         test="tests/ring/test_differential.py::test_rings_agree_over_the_wrap_of_the_indices",
     ),
     Mutant(
         name="ring-used-id-masked",
         violation="masks a used id that is out of range instead of refusing it",
-        function=f"{_RING}._fault_of",
-        old="if entry.id >= self._size:",
-        new="entry = entry._replace(id=entry.id % self._size)\n    if False:",
+        function=f"{_RING}._take_element",
+        old="self._check(element)",
+        new="element = element._replace(id=element.id % self._size)\n    self._check(element)",
         test="tests/ring/test_reap.py::test_a_used_id_out_of_range_breaks_the_queue",
     ),
     Mutant(
         name="ring-used-id-not-published",
         violation="takes back a chain that the device was never given",
-        function=f"{_RING}._fault_of",
-        old="if chain is None or not chain.published:",
-        new="if chain is None:",
+        function=f"{_RING}._check",
+        old="if used_id not in self._outstanding:",
+        new="self._outstanding |= self._unpublished\n    if used_id not in self._outstanding:",
         test="tests/ring/test_reap.py::"
         "test_a_used_id_that_is_pushed_but_not_published_breaks_the_queue",
     ),
     Mutant(
         name="ring-used-index-believed",
         violation="believes a used index that is ahead of what is outstanding",
-        function=f"{_RING}._count_used",
-        old="if ready_count > self._outstanding_count:",
+        function=f"{_RING}._look",
+        old="if ahead > 0:",
         new="if False:",
         test="tests/ring/test_reap.py::"
         "test_a_used_index_ahead_of_what_is_outstanding_breaks_the_queue",
@@ -142,9 +145,9 @@ MUTANTS: Final = [
     Mutant(
         name="ring-used-length-believed",
         violation="reports more bytes written than the chain has (SPLIT-USED-01)",
-        function=f"{_RING}.reap",
-        old="min(entry.length, chain.writable_bytes)",
-        new="entry.length",
+        function=f"{_RING}._clamped",
+        old="return writable_bytes",
+        new="return element.written_bytes",
         test="tests/ring/test_reap.py::test_a_used_length_is_never_more_than_the_writable_bytes",
     ),
     Mutant(
@@ -168,7 +171,7 @@ MUTANTS: Final = [
     Mutant(
         name="ring-arm-does-not-look-again",
         violation="does not look at the ring after switching notifications on (SPLIT-RECV-01)",
-        function=f"{_RING}.arm",
+        function=f"{_RING}._is_used",
         old="return self._raw.used_index != self._used_index_seen",
         new="return False",
         test="tests/ring/test_notifications.py::"
@@ -193,7 +196,7 @@ MUTANTS: Final = [
     Mutant(
         name="ring-region-not-pinned",
         violation="lets a region be closed while the device uses it",
-        function=f"{_RING}._write",
+        function=f"{_HALF}._add",
         old="plan.pin()",
         new="[]",
         test="tests/ring/test_reap.py::test_a_region_cannot_be_closed_while_a_chain_holds_it",

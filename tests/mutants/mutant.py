@@ -33,21 +33,23 @@ class Mutant:
         for part in owners:
             owner = getattr(owner, part)
         original = inspect.getattr_static(owner, attribute)
-        changed = self._changed(original, vars(module), attribute)
+        changed = self._changed(original, attribute)
         setattr(owner, attribute, changed)
         if owner is module:
             _replace_imported(original, changed)
 
-    def _changed(self, original: Any, namespace: dict[str, Any], name: str) -> Any:
+    def _changed(self, original: Any, name: str) -> Any:
         function: Any = original.fget if isinstance(original, property) else original
-        source = textwrap.dedent(inspect.getsource(inspect.unwrap(function)))
+        function = inspect.unwrap(function)
+        source = textwrap.dedent(inspect.getsource(function))
         found = source.count(self.old)
         if found != 1:
             raise ValueError(f"mutant {self.name}: {self.old!r} stands {found} times in\n{source}")
         scope: dict[str, Any] = {}
         code = compile(source.replace(self.old, self.new), f"<mutant {self.name}>", "exec")
-        # Its globals are the real module's, so that it sees what the original saw.
-        exec(code, namespace, scope)
+        # Its globals are those of the module where it is written, so that it sees what the original
+        # saw: what a class has inherited may stand in another module.
+        exec(code, function.__globals__, scope)
         return scope[name]
 
 

@@ -128,6 +128,11 @@ class RawPackedRing:
         tables_bytes = self.size * self.indirect_table_size * DESCRIPTOR_BYTES
         self._zero_part(layout.indirect_offset, tables_bytes)
 
+    @property
+    def is_zeroed(self) -> bool:
+        """Whether all flags that the driver writes are 0, so that nothing is available or used."""
+        return not self.driver_event_flags and not any(map(self.read_flags, range(self.size)))
+
     # -- Descriptors -------------------------------------------------------------------------
 
     def read_descriptor(self, slot: int) -> PackedDescriptor:

@@ -164,6 +164,11 @@ class RawSplitRing:
         tables_bytes = self.size * self.indirect_table_size * DESCRIPTOR_BYTES
         self._zero_part(layout.indirect_offset, tables_bytes)
 
+    @property
+    def is_zeroed(self) -> bool:
+        """Whether both indices are 0, so that nothing is available or used."""
+        return not self.used_index and not self.available_index
+
     # -- Descriptors (VIRTIO 1.4, 2.7.5 The Virtqueue Descriptor Table) ----------------------
 
     def read_descriptor(self, index: int) -> Descriptor:

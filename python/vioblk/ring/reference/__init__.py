@@ -5,8 +5,9 @@ Packed Virtqueues. They have the constructors, the exceptions and the order of a
 twins in `vioblk._native`; after every step the bytes of the rings are equal, and the tests hold
 them to that.
 
-Read first `vioblk.ring.raw` (which word lies where), then `split` or `packed`: push, publish,
-reap, arm. `chains` is what both check of a chain before they write it.
+Read first `vioblk.ring.raw` (which word lies where), then `driver_half`: what push, publish, reap
+and arm do in either format. `split` and `packed` are what each adds: the words. `chains` is what is
+checked of a chain before it is written, `numbers` which descriptor or buffer id is taken next.
 
 What Python cannot promise. It has no fences, so the comments only name the places where the Rust
 rings have them (`shm::fence`). Nor does it promise that an assignment to a cast memoryview is a
