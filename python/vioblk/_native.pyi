@@ -481,7 +481,8 @@ class SoftwareDevice:
 
         Sums: chains, segments, indirect_chains, bad_chains, reads, writes, flushes, discards,
         write_zeroes, get_ids, unknown_requests, failed_requests, bytes_read, bytes_written, kicks,
-        interrupts, interrupts_suppressed, config_interrupts, batches (new available indices).
+        interrupts, interrupts_suppressed, config_interrupts, batches (new available indices),
+        completions (chains given back), used_elements (in order one can stand for several).
         Maxima: largest_batch, most_outstanding (chains), largest_chain (descriptors).
         """
     def reset_counters(self) -> None: ...

@@ -39,6 +39,10 @@ counters! {
         segments,
         /// Chains that used an indirect table.
         indirect_chains,
+        /// Chains given back to the driver.
+        completions,
+        /// Used elements that the driver was shown. In order one can stand for several chains.
+        used_elements,
         /// Chains, rings and requests that broke the rules.
         bad_chains,
         /// IN requests.

@@ -490,6 +490,7 @@ fn ring_features(accepted: u64) -> RingFeatures {
         event_idx: accepted >> feature::EVENT_IDX & 1 != 0,
         indirect: accepted >> feature::INDIRECT_DESC & 1 != 0,
         packed: is_packed(accepted),
+        in_order: accepted >> feature::IN_ORDER & 1 != 0,
     }
 }
 

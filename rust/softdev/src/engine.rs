@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering::Acquire};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use shm::{DmaSpace, EventFd, UsedElement};
+use shm::{DmaSpace, EventFd};
 
 use crate::address_map::AddressMap;
 use crate::block::{Disk, Twist};
@@ -12,7 +12,7 @@ use crate::counters::Counters;
 use crate::faults::{Fault, Faults, Moment, Strike};
 use crate::registers::QueueSetup;
 use crate::ring::either::EitherRing;
-use crate::ring::{Chain, RingFeatures, Violation};
+use crate::ring::{Chain, Completion, RingFeatures, Violation};
 
 /// Chains that are carried out before the used index is published: enough to make the publish and
 /// the notification cheap, few enough that a driver can refill while the rest is carried out.
@@ -84,16 +84,41 @@ impl Wires {
 /// A queue that is being served.
 struct Lane {
     ring: EitherRing,
-    /// Used elements that a fault holds back, and the slots of their chains.
-    delayed: Vec<(UsedElement, u16)>,
-    /// Heads that a fault keeps for good.
-    swallowed: Vec<u16>,
+    /// Whether a chain that is held back holds back all behind it (IN_ORDER).
+    in_order: bool,
+    /// What faults hold back, in the order in which it became available.
+    held: Vec<Held>,
+    /// A fault makes the lane look at no chain any more.
+    deaf: bool,
     /// Whether a kick has come since the driver was asked for one.
     kicked: bool,
     /// Whether the chains found last were seen before the kick that announces them.
     kick_owed: bool,
     /// Kicks that announce what is delayed, and so do not end the delay.
     owed_kicks: u64,
+}
+
+/// A chain that was taken and, by a fault, has not been given back.
+enum Held {
+    /// Until the next kick.
+    Delayed(Outcome),
+    /// For good: its head.
+    Kept(u16),
+}
+
+impl Held {
+    fn head(&self) -> u16 {
+        match self {
+            Self::Delayed(outcome) => outcome.done.element.id as u16,
+            Self::Kept(head) => *head,
+        }
+    }
+}
+
+/// A chain that is done, and the fault with which it is given back.
+struct Outcome {
+    done: Completion,
+    strike: Option<Strike>,
 }
 
 /// The part of the device that touches the driver's memory.
@@ -122,7 +147,7 @@ impl Engine {
         let map = &mut self.map;
         let mut lane = |setup: &QueueSetup| {
             let ring = EitherRing::new(setup, features, map)?;
-            Ok(Lane::new(ring))
+            Ok(Lane::new(ring, features.in_order))
         };
         let lanes = queues.iter().map(|setup| setup.as_ref().map(&mut lane).transpose());
         self.lanes = lanes.collect::<Result<_, Violation>>()?;
@@ -138,7 +163,7 @@ impl Engine {
     ) -> Result<(), Violation> {
         let ring = EitherRing::new(setup, features, &mut self.map)?;
         if let Some(lane) = self.lanes.get_mut(index) {
-            *lane = Some(Lane::new(ring));
+            *lane = Some(Lane::new(ring, features.in_order));
         }
         Ok(())
     }
@@ -181,8 +206,8 @@ impl Engine {
                 lane.note_work();
             }
             let outcome = lane.serve(&mut pass, limit - served);
-            let tally = pass.tally;
-            lane.finish(index, wires, &tally);
+            let mut tally = pass.tally;
+            lane.finish(index, wires, &mut tally);
             served += outcome?;
         }
         Ok(served)
@@ -190,12 +215,12 @@ impl Engine {
 
     /// Whether a look at the rings may be worthwhile though no kick has come.
     pub(crate) fn may_linger(&self) -> bool {
-        self.lanes.iter().flatten().all(|lane| lane.delayed.is_empty())
+        self.lanes.iter().flatten().all(|lane| !lane.awaits_kick())
     }
 
     /// Whether any available index has moved, or a chain was left waiting.
     pub(crate) fn pending(&self) -> bool {
-        self.lanes.iter().flatten().any(|lane| lane.ring.waiting() > 0 || lane.ring.pending())
+        self.lanes.iter().flatten().any(Lane::has_work)
     }
 
     /// Ask for kicks of all queues; whether chains are there already.
@@ -239,11 +264,12 @@ struct Pass<'a> {
 }
 
 impl Lane {
-    fn new(ring: EitherRing) -> Self {
+    fn new(ring: EitherRing, in_order: bool) -> Self {
         Self {
             ring,
-            delayed: Vec::new(),
-            swallowed: Vec::new(),
+            in_order,
+            held: Vec::new(),
+            deaf: false,
             kicked: false,
             kick_owed: false,
             owed_kicks: 0,
@@ -252,29 +278,56 @@ impl Lane {
 
     fn arm(&mut self) -> bool {
         self.kicked = false;
-        self.ring.arm()
+        self.ring.arm() && !self.deaf
+    }
+
+    #[inline]
+    fn has_work(&self) -> bool {
+        (self.ring.waiting() > 0 || self.ring.pending()) && !self.deaf
     }
 
     /// If there are chains, decline kicks for as long as they keep coming. Not while something is
     /// delayed, as it waits for a kick.
     fn note_work(&mut self) {
-        if self.ring.waiting() == 0 && !self.ring.pending() {
+        if !self.has_work() {
             return;
         }
         self.kick_owed = self.ring.is_armed() && !self.kicked;
-        if self.delayed.is_empty() {
+        if !self.awaits_kick() {
             self.ring.disarm();
         }
     }
 
-    fn release(&mut self, index: usize, wires: &Wires) {
-        for (element, slots) in self.delayed.drain(..) {
-            self.ring.put_used(element, slots);
+    /// Whether anything is held back that the next kick brings.
+    fn awaits_kick(&self) -> bool {
+        let is_delayed = |held: &Held| matches!(held, Held::Delayed(_));
+        if self.in_order {
+            self.held.first().is_some_and(is_delayed)
+        } else {
+            self.held.iter().any(is_delayed)
         }
-        self.finish(index, wires, &Counters::default());
+    }
+
+    /// Give back what is delayed; in order, what stands before a chain that is kept.
+    fn release(&mut self, index: usize, wires: &Wires) {
+        let mut tally = Counters::default();
+        let mut barred = false;
+        for held in std::mem::take(&mut self.held) {
+            match held {
+                Held::Delayed(outcome) if !barred => self.give_back(outcome, &mut tally),
+                _ => {
+                    barred = self.in_order;
+                    self.held.push(held);
+                }
+            }
+        }
+        self.finish(index, wires, &mut tally);
     }
 
     fn serve(&mut self, pass: &mut Pass<'_>, limit: usize) -> Result<usize, Violation> {
+        if self.deaf {
+            return Ok(0);
+        }
         let fresh = self.ring.poll()?;
         if fresh > 0 {
             pass.tally.batches = 1;
@@ -283,7 +336,8 @@ impl Lane {
         }
         let count = limit.min(self.ring.waiting().min(PUBLISH_EVERY).into());
         for served in 0..count {
-            if !pass.wires.is_live() || !self.ring.take(pass.map, pass.chain)? {
+            let stopped = self.deaf || !pass.wires.is_live();
+            if stopped || !self.ring.take(pass.map, pass.chain)? {
                 return Ok(served);
             }
             pass.tally.chains += 1;
@@ -292,45 +346,69 @@ impl Lane {
             let longest = &mut pass.tally.largest_chain;
             *longest = (*longest).max(pass.chain.descriptor_count.into());
             match pass.wires.faults.strike(Moment::Completion) {
-                None => self.complete(pass)?,
-                Some(strike) => self.complete_badly(pass, strike)?,
+                None if self.held.is_empty() => {
+                    let done = answer(pass, Twist::None)?;
+                    self.ring.complete(done);
+                    pass.tally.completions += 1;
+                }
+                strike => self.complete_badly(pass, strike)?,
             }
         }
         Ok(count)
     }
 
-    #[inline]
-    fn complete(&mut self, pass: &mut Pass<'_>) -> Result<(), Violation> {
-        let element = answer(pass, Twist::None)?;
-        self.ring.put_used(element, pass.chain.slots);
+    /// Carry out a request that a fault strikes, or that comes behind one that a fault holds back.
+    fn complete_badly(
+        &mut self,
+        pass: &mut Pass<'_>,
+        strike: Option<Strike>,
+    ) -> Result<(), Violation> {
+        let twist = match strike {
+            Some(Strike { fault: Fault::Silence, .. }) => {
+                self.held.push(Held::Kept(pass.chain.head));
+                return Ok(());
+            }
+            Some(Strike { fault: Fault::Status, value }) => Twist::Refuse(value as u8),
+            Some(Strike { fault: Fault::GarbageStatus, value: 0 }) => {
+                Twist::Disguise(GARBAGE_STATUS)
+            }
+            Some(Strike { fault: Fault::GarbageStatus, value }) => Twist::Disguise(value as u8),
+            _ => Twist::None,
+        };
+        let done = answer(pass, twist)?;
+        let outcome = Outcome { done, strike };
+        if matches!(strike, Some(Strike { fault: Fault::Delay, .. })) {
+            self.held.push(Held::Delayed(outcome));
+            self.owed_kicks = self.kick_owed.into();
+        } else if self.in_order && !self.held.is_empty() {
+            self.held.push(Held::Delayed(outcome));
+        } else {
+            self.give_back(outcome, &mut pass.tally);
+        }
         Ok(())
     }
 
-    fn complete_badly(&mut self, pass: &mut Pass<'_>, strike: Strike) -> Result<(), Violation> {
+    /// Give a chain back as it is, or with the fault that strikes.
+    fn give_back(&mut self, outcome: Outcome, tally: &mut Counters) {
+        let Outcome { done, strike } = outcome;
+        tally.completions += 1;
+        match strike {
+            Some(strike) if strike.fault.alters_element() => self.give_back_badly(done, strike),
+            _ => self.ring.complete(done),
+        }
+    }
+
+    fn give_back_badly(&mut self, done: Completion, strike: Strike) {
         let Strike { fault, value } = strike;
-        let (size, slots) = (u32::from(self.ring.size()), pass.chain.slots);
+        let Completion { mut element, slots, .. } = done;
+        let size = u32::from(self.ring.size());
         let value_32 = u32::try_from(value).unwrap_or(u32::MAX);
-        let twist = match fault {
-            Fault::Silence => {
-                self.swallowed.push(pass.chain.head);
-                return Ok(());
-            }
-            Fault::Status => Twist::Refuse(value as u8),
-            Fault::GarbageStatus if value == 0 => Twist::Disguise(GARBAGE_STATUS),
-            Fault::GarbageStatus => Twist::Disguise(value as u8),
-            _ => Twist::None,
-        };
-        let mut element = answer(pass, twist)?;
         let mut again = fault == Fault::IdTwice;
         match fault {
-            Fault::Delay => {
-                self.delayed.push((element, slots));
-                self.owed_kicks = self.kick_owed.into();
-                return Ok(());
-            }
             Fault::IdOutOfRange => element.id = size.saturating_add(value_32),
             Fault::IdNotOutstanding => {
-                let held = self.held(pass.chain.head);
+                let held = self.held.iter().map(Held::head);
+                let held: Vec<u16> = held.chain([element.id as u16]).collect();
                 match self.ring.not_outstanding(&held) {
                     Some(id) => element.id = id.into(),
                     // Every descriptor is an outstanding head; once returned, this one is not.
@@ -349,18 +427,12 @@ impl Lane {
             let ahead = if value == 0 { u64::from(size) } else { value };
             self.ring.skip_used(u16::try_from(ahead).unwrap_or(u16::MAX), element.id);
         }
-        Ok(())
-    }
-
-    /// Heads that were taken and not returned.
-    fn held(&self, present: u16) -> Vec<u16> {
-        let delayed = self.delayed.iter().map(|(element, _)| element.id as u16);
-        delayed.chain(self.swallowed.iter().copied()).chain([present]).collect()
     }
 
     /// Show the driver what was completed, and notify it if it wants that. The counters come
     /// first, so that whoever sees a completion finds it counted.
-    fn finish(&mut self, index: usize, wires: &Wires, tally: &Counters) {
+    fn finish(&mut self, index: usize, wires: &Wires, tally: &mut Counters) {
+        tally.used_elements = self.ring.take_element_count().into();
         if *tally != Counters::default() {
             wires.counters().merge(tally);
         }
@@ -377,7 +449,7 @@ impl Lane {
 }
 
 #[inline]
-fn answer(pass: &mut Pass<'_>, twist: Twist) -> Result<UsedElement, Violation> {
+fn answer(pass: &mut Pass<'_>, twist: Twist) -> Result<Completion, Violation> {
     let written = pass.disk.answer(pass.chain, pass.map, twist, &mut pass.tally)?;
-    Ok(UsedElement { id: pass.chain.head.into(), len: written })
+    Ok(Completion::new(pass.chain, written))
 }

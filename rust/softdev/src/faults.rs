@@ -108,6 +108,21 @@ faults! {
     "drop_config_write" DropConfigWrite at ConfigWrite,
 }
 
+impl Fault {
+    /// Whether the used element itself is wrong, which then stands for its own chain alone.
+    pub(crate) fn alters_element(self) -> bool {
+        matches!(
+            self,
+            Self::IdOutOfRange
+                | Self::IdNotOutstanding
+                | Self::IdTwice
+                | Self::IndexAhead
+                | Self::HugeLength
+                | Self::ShortLength
+        )
+    }
+}
+
 /// A fault that strikes, with the value that it was armed with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Strike {

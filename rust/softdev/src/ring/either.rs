@@ -3,7 +3,7 @@
 use shm::UsedElement;
 
 use super::packed::PackedRing;
-use super::{Chain, DeviceRing, RingAddresses, RingFeatures, Violation};
+use super::{Chain, Completion, DeviceRing, RingAddresses, RingFeatures, Violation};
 use crate::address_map::AddressMap;
 
 /// The device's half of a ring of either format.
@@ -65,8 +65,18 @@ impl EitherRing {
         either!(self, ring => ring.take(map, chain))
     }
 
-    /// Give a chain back, of which `slots` is needed on a packed ring.
+    /// Give a chain back; in order, with others behind one used element.
     #[inline]
+    pub(crate) fn complete(&mut self, done: Completion) {
+        either!(self, ring => ring.complete(done));
+    }
+
+    /// Used elements since this was last asked, among them what `publish` will show.
+    pub(crate) fn take_element_count(&mut self) -> u32 {
+        either!(self, ring => ring.take_element_count())
+    }
+
+    /// Give a chain back with a used element of its own; `slots` is needed on a packed ring.
     pub(crate) fn put_used(&mut self, element: UsedElement, slots: u16) {
         match self {
             Self::Split(ring) => ring.put_used(element),

@@ -8,7 +8,8 @@ use shm::{
 };
 
 use super::{
-    Chain, DESCRIPTOR_BYTES, INDIRECT, NEXT, RingAddresses, RingFeatures, Violation, WRITE, passes,
+    Chain, Completion, DESCRIPTOR_BYTES, INDIRECT, NEXT, RingAddresses, RingFeatures, Violation,
+    WRITE, passes,
 };
 use crate::address_map::{AddressMap, Segment};
 
@@ -61,6 +62,14 @@ impl Place {
     }
 }
 
+/// Chains that one used descriptor will show.
+#[derive(Clone, Copy, Debug)]
+struct Batch {
+    /// Where the first of them began.
+    first: Place,
+    end: UsedElement,
+}
+
 /// The device's half of one packed ring.
 #[derive(Debug)]
 pub struct PackedRing {
@@ -83,6 +92,11 @@ pub struct PackedRing {
     /// Slots of the used descriptors that the driver cannot see yet, and the flags that will show
     /// them.
     hidden: Vec<(u16, u16)>,
+    /// Used descriptors written so far, a batch being shown by one.
+    elements: u32,
+    /// In order: the chains before `used` for which no used descriptor was written yet, and what
+    /// the one that will stand for them all says.
+    batch: Option<Batch>,
     /// Slots passed by used descriptors since the last notification was decided on.
     unjudged_slots: u32,
     /// Whether the driver has been asked for kicks.
@@ -120,6 +134,8 @@ impl PackedRing {
             held_slots: 0,
             used: Place::FIRST,
             hidden: Vec::new(),
+            elements: 0,
+            batch: None,
             unjudged_slots: 0,
             // A zeroed structure asks for every kick.
             armed: true,
@@ -252,30 +268,83 @@ impl PackedRing {
         Ok(())
     }
 
-    /// Write a used descriptor for a chain of `slots`; the driver sees it with the next `publish`.
+    /// Give `chain` back, `written` bytes having been written to it. The driver sees it with the
+    /// next `publish`; in order, one used descriptor then shows a run of chains, up to one that
+    /// was not written completely.
     #[inline]
-    pub fn put_used(&mut self, element: UsedElement, slots: u16) {
+    pub fn give_back(&mut self, chain: &Chain, written: u32) {
+        self.complete(Completion::new(chain, written));
+    }
+
+    #[inline]
+    pub(crate) fn complete(&mut self, done: Completion) {
+        let Completion { element, slots, whole } = done;
+        if !self.features.in_order {
+            return self.put_used(element, slots);
+        }
+        let first = self.batch.map_or(self.used, |batch| batch.first);
+        self.batch = Some(Batch { first, end: element });
+        self.pass(slots);
+        if !whole {
+            self.end_batch();
+        }
+    }
+
+    /// Write the used descriptor of the chains that have none yet, where the first of them began.
+    /// VIRTIO 1.4, 2.8.8 In-order use of descriptors.
+    #[inline]
+    fn end_batch(&mut self) {
+        if let Some(Batch { first, end }) = self.batch.take() {
+            self.store_used(first, end);
+        }
+    }
+
+    /// What is stored is hidden until its flags are.
+    #[inline]
+    fn store_used(&mut self, place: Place, element: UsedElement) {
         let UsedElement { id, len } = element;
         let id = u16::try_from(id).unwrap_or(u16::MAX);
-        self.descriptors.store_used(usize::from(self.used.slot), PackedUsed { id, len });
+        self.descriptors.store_used(usize::from(place.slot), PackedUsed { id, len });
         // Something was written in any case, if only a status: the length counts.
-        let flags = self.used.used_flags() | WRITE;
-        self.hidden.push((self.used.slot, flags));
+        self.hidden.push((place.slot, place.used_flags() | WRITE));
+        self.elements += 1;
+    }
+
+    /// Go on to where the next used descriptor stands.
+    #[inline]
+    fn pass(&mut self, slots: u16) {
         self.used.skip(slots, self.size);
         self.unjudged_slots += u32::from(slots);
         self.held_slots = self.held_slots.saturating_sub(slots);
         self.outstanding = self.outstanding.saturating_sub(1);
     }
 
+    /// Write a used descriptor of its own for a chain of `slots`; the driver sees it with the next
+    /// `publish`.
+    #[inline]
+    pub fn put_used(&mut self, element: UsedElement, slots: u16) {
+        self.end_batch();
+        self.store_used(self.used, element);
+        self.pass(slots);
+    }
+
+    /// Used descriptors written since this was last asked, among them what `publish` will show.
+    #[inline]
+    pub(crate) fn take_element_count(&mut self) -> u32 {
+        self.end_batch();
+        std::mem::take(&mut self.elements)
+    }
+
     /// Whether used descriptors were put that the driver cannot see yet.
     #[inline]
     pub fn has_unpublished(&self) -> bool {
-        !self.hidden.is_empty()
+        self.batch.is_some() || !self.hidden.is_empty()
     }
 
     /// Show the driver everything that was put: the first last, as the driver looks there first.
     #[inline]
     pub fn publish(&mut self) {
+        self.end_batch();
         let Some((&(first_slot, first_flags), later)) = self.hidden.split_first() else { return };
         for &(slot, flags) in later {
             self.descriptors.store_flags(usize::from(slot), flags);
@@ -371,6 +440,7 @@ impl PackedRing {
     /// more than leave the first of what is hidden as it is. They may be those of chains that wait
     /// to be taken, so nothing is taken from this ring any more.
     pub(crate) fn lie(&mut self, id: u32, count: u16) {
+        self.end_batch();
         self.lied = true;
         self.waiting = 0;
         let lap = usize::from(self.size).saturating_sub(self.hidden_slots());

@@ -4,12 +4,14 @@
 // The helpers are tests too, and a failed unwrap is how they fail.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod any_ring;
 mod driver;
 mod faults;
 mod files;
 mod framing;
 mod hostile_driver;
 mod hostile_packed;
+mod in_order;
 mod life_cycle;
 mod notifications;
 mod pci;
