@@ -10,9 +10,8 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from threading import ExceptHookArgs, RLock, current_thread, excepthook, get_ident
-from typing import Any, Final
+from typing import Final
 
-from vioblk._native import Region, packed_layout, split_layout
 from vioblk.config_space import ConfigField, read_snapshot, write_field
 from vioblk.driver import Driver, Q, QueueHandle, QueueParts, Virtqueue
 from vioblk.errors import (
@@ -28,7 +27,6 @@ from vioblk.errors import (
     VioblkError,
 )
 from vioblk.features import (
-    Feature,
     FeatureSet,
     Negotiation,
     feature_name,
@@ -37,9 +35,9 @@ from vioblk.features import (
 )
 from vioblk.locks import acquire
 from vioblk.memory import DmaMemory
-from vioblk.ring import RingLayout
+from vioblk.queues import DeviceQueues
 from vioblk.status import ANY_STATE, DeviceState, Status, allowed_in, refuse_after_fork
-from vioblk.transport.base import QueueAddresses, Transport
+from vioblk.transport.base import QUEUE_RESET_TIMEOUT_S, Transport
 from vioblk.weakly import weakly
 from vioblk.wording import counted
 
@@ -64,9 +62,6 @@ LOOK_TIMEOUT_S: Final = 0.1
 
 NEEDS_RESET: Final = "the device has met an error and needs a reset"
 
-QUEUE_SIZE_MAX: Final = 32768
-"""Of a split ring (VIRTIO 1.4, 2.7 Split Virtqueues)."""
-
 _KNOWN_STATUS: Final = sum(Status)
 
 _abandoned: list[object] = []
@@ -89,13 +84,7 @@ class VirtioDevice:
         self._driver: Driver | None = None
         self._offered = FeatureSet(device_type=transport.device_type)
         self._negotiation: Negotiation | None = None
-        self._queues: dict[int, QueueHandle[Any]] = {}
-        self._rings: list[Region] = []
-        """Known to the device, perhaps in part, until a reset."""
-        self._queue_count: int | None = None
-        self._queue_sizes: dict[int, int] = {}
-        """What the device has said of its queues since the last reset, each asked for once: it
-        could answer otherwise the next time."""
+        self._queues = DeviceQueues(transport, self.memory)
         self._close_lock = RLock()
         self._closing = False
         self._listening = False
@@ -146,7 +135,7 @@ class VirtioDevice:
     @allowed_in(*ANY_STATE)
     def in_flight(self) -> int:
         """Requests in flight on all queues."""
-        return sum(queue.in_flight for queue in self._live_queues())
+        return self._queues.in_flight
 
     # Initialization
 
@@ -222,6 +211,7 @@ class VirtioDevice:
     def _confirm_features(self) -> None:
         """Write the choice, set FEATURES_OK, and see whether the device left it set."""
         self.transport.write_features(self.accepted.mask)
+        self._queues.features = self.accepted
         if self.legacy:
             # It has no such bit: what is written is settled, and the device has no say.
             self._state = DeviceState.FEATURES_OK
@@ -242,14 +232,13 @@ class VirtioDevice:
             self._listening = True
             self.transport.on_config_change(weakly(self._on_config_change))
         self._advance(Status.DRIVER_OK, DeviceState.LIVE)
-        for handle in self._queues.values():
-            handle.bring_up()
+        self._queues.bring_up()
         driver.live(self)
 
     def _fail(self, error: BaseException) -> None:
         """Give the device up: say so in its status, if it can still be reached."""
         self._state = DeviceState.FAILED
-        self._abort_queues(f"initialization failed: {error}")
+        self._queues.abort(f"initialization failed: {error}")
         try:
             self._advance(Status.FAILED, DeviceState.FAILED)
         except (VioblkError, OSError) as unreachable:
@@ -260,16 +249,12 @@ class VirtioDevice:
     @allowed_in(DeviceState.FEATURES_OK, DeviceState.LIVE)
     def queue_count(self) -> int:
         """How many queues the transport knows of; the device may have fewer."""
-        if self._queue_count is None:
-            self._queue_count = self.transport.queue_count()
-        return self._queue_count
+        return self._queues.count()
 
     @allowed_in(DeviceState.FEATURES_OK, DeviceState.LIVE)
     def queue_size_max(self, index: int) -> int:
         """The largest size of queue `index` in descriptors; 0 if there is no such queue."""
-        if index not in self._queue_sizes:
-            self._queue_sizes[index] = self.transport.queue_size_max(index)
-        return self._queue_sizes[index]
+        return self._queues.size_max(index)
 
     @allowed_in(DeviceState.FEATURES_OK)
     def add_queue(
@@ -292,82 +277,27 @@ class VirtioDevice:
         Raises ValueError, MemoryError, ProtocolError for a size that is the device's and
         impossible, TransportError.
         """
-        transport = self.transport
-        self._check_queue(index, size)
-        if not self.has(Feature.INDIRECT_DESC):
-            indirect_table_size = 0
-        packed = self.has(Feature.RING_PACKED)
-        layout: RingLayout
-        if packed:
-            layout = packed_layout(size, indirect_table_size=indirect_table_size)
-        else:
-            layout = split_layout(
-                size,
-                legacy_align=transport.legacy_align,
-                indirect_table_size=indirect_table_size,
-            )
-        ring = self.memory.alloc(layout.length)
-        self._rings.append(ring)
-        wires = transport.enable_queue(
-            index,
-            QueueAddresses(
-                size=size,
-                descriptors_address=ring.device_address + layout.descriptors_offset,
-                driver_address=ring.device_address + layout.driver_offset,
-                device_address=ring.device_address + layout.device_offset,
-            ),
-        )
-        parts = QueueParts(
-            index=index,
-            size=size,
-            space=self.memory.space,
-            memory=self.memory,
-            ring=ring,
-            layout=layout,
-            wires=wires,
-            hangup_fd=transport.hangup_fd,
-            packed=packed,
-            legacy_align=transport.legacy_align,
-            indirect_table_size=indirect_table_size,
-            event_idx=self.has(Feature.EVENT_IDX),
-            in_order=self.has(Feature.IN_ORDER),
-        )
-        handle = QueueHandle(parts, build)
-        self._queues[index] = handle
-        return handle
+        return self._queues.add(index, size, build, indirect_table_size=indirect_table_size)
 
-    def _check_queue(self, index: int, size: int) -> None:
-        queue_count = self.queue_count()
-        if not 0 <= index < queue_count:
-            raise ValueError(f"there is no queue {index}: the device has {queue_count}")
-        if index in self._queues:
-            raise ValueError(f"queue {index} has been set up already")
-        stated = self.queue_size_max(index)
-        if self.legacy and size != stated:
-            raise ValueError(
-                f"queue {index} has {stated} descriptors, and not {size}: on the legacy "
-                "interface the device alone decides"
-            )
-        if self.legacy and (size > QUEUE_SIZE_MAX or size & (size - 1)):
-            raise ProtocolError(
-                f"queue {index} has {size} descriptors, the device says, but a ring has a power "
-                f"of two up to {QUEUE_SIZE_MAX}"
-            )
-        size_max = min(stated, QUEUE_SIZE_MAX)
-        packed = self.has(Feature.RING_PACKED)
-        if not 1 <= size <= size_max or (size & (size - 1) and not packed):
-            what = "a number" if packed else "a power of two"
-            raise ValueError(
-                f"queue {index} cannot have {size} descriptors: {what} from 1 to {size_max} is "
-                "needed"
-            )
+    @allowed_in(DeviceState.LIVE)
+    def reset_queue(
+        self, index: int, size: int | None = None, timeout_s: float = QUEUE_RESET_TIMEOUT_S
+    ) -> list[int]:
+        """Reset one queue, and set it up again, with `size` descriptors (None: as many as before);
+        the others go on (VIRTIO 1.4, 2.6.1 Virtqueue Reset).
 
-    def _live_queues(self) -> list[Virtqueue]:
-        return [handle.queue for handle in self._queues.values() if handle.exists]
+        What was in flight on it is lost: whoever waits for that gets DeviceGoneError. Returns the
+        tokens of submitted requests that never completed. The old ring is given back, and the
+        handle of `add_queue` has a new queue, built anew; the one before stays aborted.
 
-    def _abort_queues(self, reason: str) -> None:
-        for queue in self._live_queues():
-            queue.abort(reason)
+        Raises UnsupportedError if RING_RESET was not accepted, ValueError for a queue that was not
+        set up or a size that it cannot have; then nothing has changed. Raises ResetTimeoutError if
+        the device does not confirm within `timeout_s`, TransportError, MemoryError; then, and if
+        the call is interrupted, the queue stays aborted and its memory untouched, until another
+        call succeeds, which returns what was lost before as well, or the device is reset.
+        """
+        self.refuse_in_callback("reset_queue")
+        return self._queues.reset(index, size, timeout_s)
 
     # Configuration
 
@@ -482,7 +412,7 @@ class VirtioDevice:
     def _needs_reset(self, reason: str) -> None:
         self._reset_reason = reason
         self._state = DeviceState.NEEDS_RESET
-        self._abort_queues(reason)
+        self._queues.abort(reason)
 
     def _on_config_change(self) -> None:
         """A notification of the transport, on any thread."""
@@ -545,7 +475,7 @@ class VirtioDevice:
             self._reset_and_reclaim(timeout_s)
         except BaseException as error:
             self._state = DeviceState.FAILED
-            self._abort_queues(f"the reset failed: {error}")
+            self._queues.abort(f"the reset failed: {error}")
             raise
 
     def _reset_and_reclaim(self, timeout_s: float) -> None:
@@ -553,7 +483,7 @@ class VirtioDevice:
         self._state = DeviceState.RESET
         self._negotiation = None
         self._offered = FeatureSet(device_type=self._offered.device_type)
-        self._stop_driver(self._reclaim_queues("the device was reset"))
+        self._stop_driver(self._queues.reclaim("the device was reset"))
 
     def _await_reset(self, timeout_s: float) -> None:
         """Write 0, and wait until 0 is read: before that, nothing has been reset."""
@@ -570,22 +500,6 @@ class VirtioDevice:
             time.sleep(interval_s)
             interval_s = min(2 * interval_s, POLL_INTERVAL_MAX_S)
         self._status_written = Status(0)
-
-    def _reclaim_queues(self, reason: str) -> dict[int, list[int]]:
-        """Take back everything that was in flight; the queues are of no more use afterwards."""
-        lost = {}
-        for handle in self._queues.values():
-            if handle.exists:
-                queue = handle.queue
-                # First: whoever comes late must find it gone, and stays away from the wires.
-                queue.abort(reason)
-                lost[handle.index] = queue.reclaim()
-            handle.forget()
-        self._queues.clear()
-        self._rings.clear()
-        self._queue_count = None
-        self._queue_sizes.clear()
-        return lost
 
     def _stop_driver(self, lost: dict[int, list[int]]) -> None:
         driver, self._driver = self._driver, None
@@ -623,7 +537,7 @@ class VirtioDevice:
             drained = self._drain(timeout_s)
             with self.lock:
                 in_flight = self.in_flight
-                broken = any(queue.broken for queue in self._live_queues())
+                broken = any(queue.broken for queue in self._queues.live())
                 self._shut_down(timeout_s if reset_timeout_s is None else reset_timeout_s)
             # Whoever waits on a broken queue has been told already.
             if not drained and not broken:
@@ -654,11 +568,10 @@ class VirtioDevice:
     def _let_go(self, transport: Transport, safe: bool) -> None:
         """`safe`: the device has confirmed that it touches no memory any more."""
         self._state = DeviceState.CLOSED
-        self._abort_queues("the device was closed")
+        self._queues.abort("the device was closed")
         if not safe and not transport.memory_safe_after_close:
-            _abandoned.append((transport.space, self._queues, self._rings))
-            self._queues, self._rings = {}, []
+            _abandoned.append(self._queues.abandon())
         transport.close()
         self.memory.close()
         self._transport = None
-        self._stop_driver(self._reclaim_queues("the device was closed"))
+        self._stop_driver(self._queues.reclaim("the device was closed"))

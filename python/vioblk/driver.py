@@ -79,13 +79,17 @@ class QueueHandle(Generic[Q]):
     def __init__(self, parts: QueueParts, build: Callable[[QueueParts], Q]) -> None:
         self.index = parts.index
         self.size = parts.size
+        self.indirect_table_size = parts.indirect_table_size
+        self.lost: list[int] = []
+        """Tokens that a reset of the queue has brought, and nobody has been told of yet."""
         self._parts: QueueParts | None = parts
         self._build: Callable[[QueueParts], Q] | None = build
         self._queue: Q | None = None
 
     @property
     def queue(self) -> Q:
-        """Raises StateError before DRIVER_OK and after a reset."""
+        """Raises StateError before DRIVER_OK and after a reset of the device; after a reset of the
+        queue it is another one."""
         if self._queue is None:
             raise StateError(
                 f"queue {self.index} does not exist "
@@ -100,10 +104,16 @@ class QueueHandle(Generic[Q]):
 
     def bring_up(self) -> None:
         """Build the queue; the device layer does so after DRIVER_OK."""
-        if self._build is None or self._parts is None:
+        if self._queue is not None or self._build is None or self._parts is None:
             raise StateError(f"queue {self.index} was built before")
         self._queue = self._build(self._parts)
-        self._build = None
+
+    def replace(self, parts: QueueParts) -> None:
+        """Build the queue anew, of other parts, after a reset of the queue before."""
+        if self._build is None:
+            raise StateError(f"queue {self.index} does not exist any more; the device was reset")
+        self._queue = self._build(parts)
+        self._parts, self.size = parts, parts.size
 
     def forget(self) -> None:
         """Drop the queue and its memory; the device layer does so once it may be reused."""

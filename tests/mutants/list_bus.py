@@ -47,16 +47,16 @@ MUTANTS: Final = (
         function=f"{DEVICE}._confirm_features",
         old="if self.legacy:",
         new="if False:",
-        test="tests/test_device_legacy.py::"
+        test="tests/device/test_legacy.py::"
         "test_initialization_takes_the_same_steps_without_features_ok",
     ),
     Mutant(
         name="any-queue-size-on-legacy",
         violation="gives a legacy device's queue a size of its own (SPLIT-LEG-01)",
-        function=f"{DEVICE}._check_queue",
-        old="if self.legacy and size != stated:",
+        function="vioblk.queues:DeviceQueues._check_size",
+        old="if legacy and size != stated:",
         new="if False:",
-        test="tests/test_device_legacy.py::"
+        test="tests/device/test_legacy.py::"
         "test_a_queue_of_another_size_than_the_devices_is_refused",
     ),
     Mutant(

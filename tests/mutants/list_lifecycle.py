@@ -5,6 +5,8 @@ from typing import Final
 from tests.mutants.mutant import Mutant
 
 DEVICE: Final = "vioblk.device:VirtioDevice"
+QUEUES: Final = "vioblk.queues:DeviceQueues"
+QUEUE_RESET_TESTS: Final = "tests/device/test_queue_reset.py"
 
 MUTANTS: Final = (
     Mutant(
@@ -13,7 +15,7 @@ MUTANTS: Final = (
         function=f"{DEVICE}._await_reset",
         old="!= 0:",
         new="< 0:",
-        test="tests/test_device.py::test_a_reset_is_over_only_when_the_status_reads_zero",
+        test="tests/device/test_reset.py::test_a_reset_is_over_only_when_the_status_reads_zero",
     ),
     Mutant(
         name="no-reset-at-first",
@@ -21,7 +23,7 @@ MUTANTS: Final = (
         function=f"{DEVICE}.initialize",
         old="self._reset_and_reclaim(timeout_s)",
         new="pass",
-        test="tests/test_device.py::test_initialization_takes_its_steps_in_order",
+        test="tests/device/test_initialization.py::test_initialization_takes_its_steps_in_order",
     ),
     Mutant(
         name="features-ok-not-read-back",
@@ -29,7 +31,8 @@ MUTANTS: Final = (
         function=f"{DEVICE}._confirm_features",
         old="if not self._read_status() & Status.FEATURES_OK:",
         new="if False:",
-        test="tests/test_device.py::test_a_device_that_clears_features_ok_is_not_used",
+        test="tests/device/test_initialization.py::"
+        "test_a_device_that_clears_features_ok_is_not_used",
     ),
     Mutant(
         name="accepts-what-is-not-offered",
@@ -37,7 +40,8 @@ MUTANTS: Final = (
         function=f"{DEVICE}._confirm_features",
         old="write_features(self.accepted.mask)",
         new="write_features(self.accepted.mask | self._negotiation.wanted.mask)",
-        test="tests/test_device.py::test_what_is_written_back_is_offered_and_understood",
+        test="tests/device/test_initialization.py::"
+        "test_what_is_written_back_is_offered_and_understood",
     ),
     Mutant(
         name="accepts-reserved-bits",
@@ -61,7 +65,7 @@ MUTANTS: Final = (
         function="vioblk.features:negotiate",
         old="wish.required | {Feature.VERSION_1}",
         new="wish.required",
-        test="tests/test_device.py::test_a_legacy_device_is_refused_and_failed",
+        test="tests/device/test_initialization.py::test_a_legacy_device_is_refused_and_failed",
     ),
     Mutant(
         name="config-written-in-negotiation",
@@ -69,23 +73,16 @@ MUTANTS: Final = (
         function=f"{DEVICE}.write_config",
         old="@allowed_in(DeviceState.FEATURES_OK, DeviceState.LIVE)",
         new="@allowed_in(*ANY_STATE)",
-        test="tests/test_device.py::test_configuration_cannot_be_written_during_negotiation",
+        test="tests/device/test_initialization.py::"
+        "test_configuration_cannot_be_written_during_negotiation",
     ),
     Mutant(
         name="queues-before-driver-ok",
         violation="makes the objects that can notify before DRIVER_OK is set",
         function=f"{DEVICE}._go_live",
-        old=(
-            "self._advance(Status.DRIVER_OK, DeviceState.LIVE)\n"
-            "    for handle in self._queues.values():\n"
-            "        handle.bring_up()\n"
-        ),
-        new=(
-            "for handle in self._queues.values():\n"
-            "        handle.bring_up()\n"
-            "    self._advance(Status.DRIVER_OK, DeviceState.LIVE)\n"
-        ),
-        test="tests/test_device.py::test_nothing_can_notify_before_driver_ok",
+        old=("self._advance(Status.DRIVER_OK, DeviceState.LIVE)\n    self._queues.bring_up()\n"),
+        new=("self._queues.bring_up()\n    self._advance(Status.DRIVER_OK, DeviceState.LIVE)\n"),
+        test="tests/device/test_initialization.py::test_nothing_can_notify_before_driver_ok",
     ),
     Mutant(
         name="driver-ok-before-queues",
@@ -96,7 +93,8 @@ MUTANTS: Final = (
             "self.transport.write_status(15); self._status_written |= Status.DRIVER_OK; "
             "driver.start(self)"
         ),
-        test="tests/test_device.py::test_queues_are_set_up_between_features_ok_and_driver_ok",
+        test="tests/device/test_initialization.py::"
+        "test_queues_are_set_up_between_features_ok_and_driver_ok",
     ),
     Mutant(
         name="no-failed-on-error",
@@ -104,7 +102,8 @@ MUTANTS: Final = (
         function=f"{DEVICE}._fail",
         old="self._advance(Status.FAILED, DeviceState.FAILED)",
         new="pass",
-        test="tests/test_device.py::test_a_driver_that_fails_leaves_the_device_failed",
+        test="tests/device/test_initialization.py::"
+        "test_a_driver_that_fails_leaves_the_device_failed",
     ),
     Mutant(
         name="goes-on-after-an-error",
@@ -117,7 +116,8 @@ MUTANTS: Final = (
             "        except MemoryError:\n"
             "            pass\n"
         ),
-        test="tests/test_device.py::test_a_driver_that_fails_leaves_the_device_failed",
+        test="tests/device/test_initialization.py::"
+        "test_a_driver_that_fails_leaves_the_device_failed",
     ),
     Mutant(
         name="status-bits-dropped",
@@ -125,7 +125,7 @@ MUTANTS: Final = (
         function=f"{DEVICE}._advance",
         old="int(current | self._status_written)",
         new="int(bit)",
-        test="tests/test_device.py::test_each_step_adds_its_bit_and_keeps_those_before",
+        test="tests/device/test_status.py::test_each_step_adds_its_bit_and_keeps_those_before",
     ),
     Mutant(
         name="reclaims-before-the-reset",
@@ -133,7 +133,7 @@ MUTANTS: Final = (
         function=f"{DEVICE}._await_reset",
         old="transport = self.transport\n",
         new='transport = self.transport\n    self._stop_driver(self._reclaim_queues("early"))\n',
-        test="tests/test_device.py::test_a_ring_is_left_alone_until_the_reset_is_confirmed",
+        test="tests/device/test_reset.py::test_a_ring_is_left_alone_until_the_reset_is_confirmed",
     ),
     Mutant(
         name="no-generation-loop",
@@ -167,7 +167,53 @@ MUTANTS: Final = (
         function=f"{DEVICE}._drain",
         old="if self._state is not DeviceState.LIVE or",
         new="if",
-        test="tests/test_device.py::"
+        test="tests/device/test_status.py::"
         "test_requests_of_a_device_that_needs_a_reset_are_neither_awaited_nor_believed",
+    ),
+    Mutant(
+        name="queue-reset-not-awaited-by-anybody",
+        violation="takes a queue for reset without asking the device (VQRESET-01)",
+        function=f"{QUEUES}.reset",
+        old="self._transport.reset_queue(index, timeout_s)",
+        new="pass",
+        test=f"{QUEUE_RESET_TESTS}::"
+        "test_a_queue_is_given_up_then_reset_then_taken_back_then_set_up_and_built_again",
+    ),
+    Mutant(
+        name="queue-taken-back-before-its-reset",
+        violation="takes back what is in flight on a queue before its reset (VQRESET-01)",
+        function=f"{QUEUES}.reset",
+        old="self._transport.reset_queue(index, timeout_s)\n"
+        "    handle.lost.extend(handle.queue.reclaim())\n",
+        new="handle.lost.extend(handle.queue.reclaim())\n"
+        "    self._transport.reset_queue(index, timeout_s)\n",
+        test=f"{QUEUE_RESET_TESTS}::test_a_ring_is_left_alone_until_the_queue_reset_is_confirmed",
+    ),
+    Mutant(
+        name="queue-enabled-where-it-was",
+        violation="tells the device of a new ring, and means the old one (VQRESET-03)",
+        function=f"{QUEUES}._set_up",
+        old="ring = self._memory.alloc(layout.length)",
+        new="ring = self._rings.get(index) or self._memory.alloc(layout.length)",
+        test=f"{QUEUE_RESET_TESTS}::"
+        "test_all_of_a_queue_is_programmed_again_and_its_size_may_be_another",
+    ),
+    Mutant(
+        name="queue-in-use-during-its-reset",
+        violation="lets others go on with a queue that is being reset",
+        function=f"{QUEUES}.reset",
+        old="handle.queue.abort(",
+        new="str(",
+        test=f"{QUEUE_RESET_TESTS}::"
+        "test_a_reset_that_is_cut_short_leaves_the_queue_unused_and_can_be_made_again",
+    ),
+    Mutant(
+        name="lost-of-a-queue-forgotten",
+        violation="forgets what a reset of a queue that did not succeed had taken back",
+        function=f"{QUEUES}.reclaim",
+        old="handle.lost + queue.reclaim()",
+        new="queue.reclaim()",
+        test=f"{QUEUE_RESET_TESTS}::"
+        "test_what_a_failed_reset_of_a_queue_took_back_is_told_by_that_of_the_device",
     ),
 )

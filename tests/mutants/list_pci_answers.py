@@ -12,10 +12,10 @@ MUTANTS: Final = (
     Mutant(
         name="size-asked-for-again",
         violation="asks for the size of a queue each time, and trusts that it is the same",
-        function="vioblk.device:VirtioDevice.queue_size_max",
-        old="if index not in self._queue_sizes:",
+        function="vioblk.queues:DeviceQueues.size_max",
+        old="if index not in self._sizes:",
         new="if True:",
-        test="tests/test_device.py::"
+        test="tests/device/test_queues.py::"
         "test_what_the_device_says_of_its_queues_is_asked_for_once_in_each_life",
     ),
     Mutant(

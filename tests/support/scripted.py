@@ -5,8 +5,14 @@ from typing import NamedTuple
 
 from vioblk._native import DmaSpace, Mapping
 from vioblk.block.features import BLOCK_DEVICE_TYPE
+from vioblk.errors import ResetTimeoutError
 from vioblk.features import Feature
-from vioblk.transport.base import QueueAddresses, QueueWires, Transport
+from vioblk.transport.base import (
+    QUEUE_RESET_TIMEOUT_S,
+    QueueAddresses,
+    QueueWires,
+    Transport,
+)
 
 
 class Access(NamedTuple):
@@ -26,6 +32,7 @@ class Script(Transport):
     name = "scripted"
     device_type = BLOCK_DEVICE_TYPE
     memory_safe_after_close = True
+    transport_features = frozenset({Feature.RING_RESET})
 
     def __init__(
         self,
@@ -43,6 +50,7 @@ class Script(Transport):
         self.status = 0
         self.refuses_features = False
         self.resets = True
+        self.resets_queues = True
         self.config = bytearray(config)
         self.generation = 0
         self.queues = queues
@@ -121,6 +129,12 @@ class Script(Transport):
         self._note("enable_queue", index)
         self.enabled[index] = addresses
         return QueueWires(None, None)
+
+    def reset_queue(self, index: int, timeout_s: float = QUEUE_RESET_TIMEOUT_S) -> None:
+        self._note("reset_queue", index)
+        if not self.resets_queues:
+            raise ResetTimeoutError(f"queue {index} did not confirm its reset")
+        self.enabled.pop(index, None)
 
     def on_config_change(self, callback: Callable[[], None] | None) -> None:
         self.config_changed = callback
