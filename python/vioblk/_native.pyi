@@ -239,6 +239,7 @@ class SplitQueue:
         legacy_align: int | None = None,
         indirect_table_size: int = 0,
         event_idx: bool = False,
+        in_order: bool = False,
         strict: bool = False,
         zeroed: bool = False,
     ) -> Self:
@@ -301,6 +302,7 @@ class PackedQueue:
         *,
         indirect_table_size: int = 0,
         event_idx: bool = False,
+        in_order: bool = False,
         strict: bool = False,
         zeroed: bool = False,
     ) -> Self:
@@ -382,6 +384,7 @@ class BlockQueue:
         legacy_align: int | None = None,
         indirect_table_size: int = 0,
         event_idx: bool = False,
+        in_order: bool = False,
         strict: bool = False,
         doorbell: Doorbell | None = None,
         interrupt_fd: int | None = None,

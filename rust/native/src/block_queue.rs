@@ -254,7 +254,7 @@ impl BlockQueue {
     #[new]
     #[pyo3(signature = (
         space, ring, slots, size, limits, *, packed=false, legacy_align=None,
-        indirect_table_size=0, event_idx=false, strict=false, doorbell=None, interrupt_fd=None, hangup_fd=None
+        indirect_table_size=0, event_idx=false, in_order=false, strict=false, doorbell=None, interrupt_fd=None, hangup_fd=None
     ))]
     #[allow(clippy::too_many_arguments)] // keywords, in Python
     fn new(
@@ -267,13 +267,14 @@ impl BlockQueue {
         legacy_align: Option<i64>,
         indirect_table_size: i64,
         event_idx: bool,
+        in_order: bool,
         strict: bool,
         doorbell: Option<&Doorbell>,
         interrupt_fd: Option<i32>,
         hangup_fd: Option<i32>,
     ) -> PyResult<Self> {
         // The device has been told of the ring, and may be live.
-        let options = RingOptions { event_idx, strict, zeroed: true };
+        let options = RingOptions { event_idx, in_order, strict, zeroed: true };
         let parts = || -> PyResult<Parts> {
             Ok(Parts {
                 space: space.space.clone(),

@@ -65,18 +65,20 @@ pub(crate) struct PackedQueue(Chains<vring::PackedQueue>);
 impl PackedQueue {
     #[new]
     #[pyo3(signature = (
-        region, size, *, indirect_table_size=0, event_idx=false, strict=false, zeroed=false
+        region, size, *, indirect_table_size=0, event_idx=false, in_order=false, strict=false, zeroed=false
     ))]
+    #[allow(clippy::too_many_arguments)] // keywords, in Python
     fn new(
         region: &Bound<'_, Region>,
         size: i64,
         indirect_table_size: i64,
         event_idx: bool,
+        in_order: bool,
         strict: bool,
         zeroed: bool,
     ) -> PyResult<Self> {
         let layout = packed_layout_of(size, indirect_table_size)?;
-        let options = RingOptions { event_idx, strict, zeroed };
+        let options = RingOptions { event_idx, in_order, strict, zeroed };
         Chains::new(region.get().claim()?, layout, options).map(Self)
     }
 

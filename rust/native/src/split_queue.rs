@@ -83,7 +83,7 @@ pub(crate) struct SplitQueue(Chains<vring::SplitQueue>);
 impl SplitQueue {
     #[new]
     #[pyo3(signature = (
-        region, size, *, legacy_align=None, indirect_table_size=0, event_idx=false, strict=false,
+        region, size, *, legacy_align=None, indirect_table_size=0, event_idx=false, in_order=false, strict=false,
         zeroed=false
     ))]
     #[allow(clippy::too_many_arguments)] // keywords, in Python
@@ -93,11 +93,12 @@ impl SplitQueue {
         legacy_align: Option<i64>,
         indirect_table_size: i64,
         event_idx: bool,
+        in_order: bool,
         strict: bool,
         zeroed: bool,
     ) -> PyResult<Self> {
         let layout = layout_of(size, legacy_align, indirect_table_size)?;
-        let options = RingOptions { event_idx, strict, zeroed };
+        let options = RingOptions { event_idx, in_order, strict, zeroed };
         Chains::new(region.get().claim()?, layout, options).map(Self)
     }
 

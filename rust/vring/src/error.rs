@@ -105,6 +105,16 @@ pub enum Broken {
         /// What the device wrote.
         id: u32,
     },
+    /// With IN_ORDER on a split ring: one used element returns more chains than the used index was
+    /// moved by.
+    BatchTooLong {
+        /// The chain that the element names, the last one.
+        head: u16,
+        /// Chains from the oldest outstanding one to that one.
+        batch: u16,
+        /// By how much the used index was moved.
+        ready: u16,
+    },
     /// In strict mode: the device claims to have written more than there is to write.
     LengthTooLarge {
         /// What the device wrote.
@@ -130,6 +140,11 @@ impl fmt::Display for Broken {
                 write!(f, "used id {id} is out of range, the queue size is {size}")
             }
             Self::IdNotOutstanding { id } => write!(f, "used id {id} is not outstanding"),
+            Self::BatchTooLong { head, batch, ready } => write!(
+                f,
+                "the device used chains up to head {head}, {batch} of them, but moved the used \
+                 index by {ready}"
+            ),
             Self::LengthTooLarge { length, writable, head } => write!(
                 f,
                 "used length {length} is larger than the {writable} writable bytes of chain {head}"

@@ -1,7 +1,7 @@
 //! The driver's half of virtqueues, and of the block requests on them.
 //!
-//! Reading order: `layout`, `ring`, `split`, `packed`, then `request`, `slots`, `queue_state` and `queue`. No Python
-//! and no unsafe code; every access to shared memory goes through `shm`.
+//! Reading order: `layout`, `ring`, `ledger`, `numbers`, `split`, `packed`, `in_order`, then `request`,
+//! `slots`, `queue_state` and `queue`. No Python and no unsafe code; every access to shared memory goes through `shm`.
 
 #![forbid(unsafe_code)]
 
@@ -9,8 +9,10 @@
 mod batch;
 mod error;
 mod event;
-mod free_list;
+mod in_order;
 mod layout;
+mod ledger;
+mod numbers;
 #[cfg(not(loom))]
 mod pace;
 mod packed;

@@ -17,9 +17,11 @@ use shm::{
 
 use crate::error::{Broken, LayoutError, PushError};
 use crate::event::event_passed;
-use crate::free_list::FreeList;
+use crate::in_order::Turn;
 use crate::layout::{DESCRIPTOR_BYTES, PackedLayout};
-use crate::ring::{ChainRecord, Ring, RingOptions, Used};
+use crate::ledger::{Chain, Ledger};
+use crate::numbers::{FreeList, Numbers};
+use crate::ring::{Ring, RingOptions, Used};
 
 const NEXT: u16 = 1;
 const WRITE: u16 = 2;
@@ -136,6 +138,13 @@ impl Shared {
         }
     }
 
+    /// The flags of the descriptor at `position`, if the device has used it.
+    #[inline]
+    fn flags_if_used(&self, position: Position) -> Option<u16> {
+        let flags = self.descriptors.load_flags(position.slot());
+        (flags & (AVAIL | USED) == position.used()).then_some(flags)
+    }
+
     /// Whether nothing is available or used, as far as the driver writes it.
     fn is_zeroed(&self) -> bool {
         let mut slots = 0..self.descriptors.count();
@@ -153,28 +162,20 @@ pub struct PackedQueue {
     shared: Shared,
     /// All that follows is ours alone.
     tables_address: u64,
-    /// Buffer ids that no chain has.
-    ids: FreeList,
-    /// By buffer id.
-    chains: Vec<ChainRecord>,
-    /// Descriptors that are free: as many, from `next` on.
-    free: u16,
+    /// Of chains: the buffer ids. There are as many as descriptors, so where a descriptor is free
+    /// an id is.
+    numbers: Numbers,
+    ledger: Ledger,
     /// Where the next chain will be written.
     next: Position,
     /// Where the first chain that was not published begins.
     published_to: Position,
     /// Where the device will use next.
     used: Position,
-    /// Flags of the descriptors from `published_to` to `next`, which the ring has yet to get.
-    held_back: Vec<u16>,
-    /// Buffer ids pushed since the last publish, in order.
-    unpublished: Vec<u16>,
-    /// Chains pushed and published so far.
-    pushed: u64,
-    published: u64,
-    outstanding: u16,
-    clamped: u64,
-    broken: Option<Broken>,
+    /// By slot, the flags that the ring has yet to get: of the descriptors from `published_to` on.
+    held_back: Box<[u16]>,
+    /// How many they are.
+    held_back_count: u16,
     /// The ring's memory stays ours while the device may look at it.
     claim: Claim,
 }
@@ -193,24 +194,17 @@ impl Ring for PackedQueue {
         } else if !shared.is_zeroed() {
             return Err(LayoutError::NotZeroed);
         }
-        let size = usize::from(layout.size);
         Ok(Self {
             shared,
             options,
             tables_address: address + layout.indirect as u64,
-            ids: FreeList::new(layout.size),
-            chains: vec![ChainRecord::default(); size],
-            free: layout.size,
+            numbers: Numbers::new(layout.size, options.in_order),
+            ledger: Ledger::new(layout.size, options.strict),
             next: Position::START,
             published_to: Position::START,
             used: Position::START,
-            held_back: Vec::with_capacity(size),
-            unpublished: Vec::with_capacity(size),
-            pushed: 0,
-            published: 0,
-            outstanding: 0,
-            clamped: 0,
-            broken: None,
+            held_back: vec![0; layout.size.into()].into(),
+            held_back_count: 0,
             layout,
             claim,
         })
@@ -232,19 +226,19 @@ impl Ring for PackedQueue {
 
     #[inline]
     fn free_count(&self) -> u16 {
-        self.free
+        self.ledger.free()
     }
 
     fn outstanding_count(&self) -> u16 {
-        self.outstanding
+        self.ledger.outstanding()
     }
 
     fn clamped_count(&self) -> u64 {
-        self.clamped
+        self.ledger.clamped()
     }
 
     fn broken(&self) -> Option<Broken> {
-        self.broken
+        self.ledger.broken()
     }
 
     #[inline]
@@ -253,25 +247,22 @@ impl Ring for PackedQueue {
     }
 
     fn is_live(&self) -> bool {
-        self.published > 0
+        self.ledger.published() > 0
     }
 
     #[inline]
     fn next_head(&self) -> u16 {
-        self.ids.peek()
+        self.numbers.first()
     }
 
     #[inline]
     fn push(&mut self, readable: &[Segment], writable: &[Segment]) -> Result<u16, PushError> {
-        self.check().map_err(PushError::Broken)?;
+        self.ledger.check().map_err(PushError::Broken)?;
         let (segments, writable_bytes) = self.validate(readable, writable)?;
         let needed = self.descriptors_needed(segments);
-        if needed > self.free {
-            return Err(PushError::Full { needed, free: self.free });
-        }
-        // There are as many ids as descriptors, so where a descriptor is free an id is.
-        let id = self.ids.peek();
-        self.ids.take_through(id, 1);
+        self.ledger.check_room(needed)?;
+        let id = self.numbers.first();
+        self.numbers.take_through(id);
         let parts = readable.iter().map(|&segment| (segment, 0));
         let parts = parts.chain(writable.iter().map(|&segment| (segment, WRITE)));
         if needed < segments {
@@ -279,47 +270,37 @@ impl Ring for PackedQueue {
         } else {
             self.write_list(id, segments, parts);
         }
-        self.free -= needed;
-        self.chains[usize::from(id)] =
-            ChainRecord { descriptors: needed, writable: writable_bytes, number: self.pushed };
-        self.unpublished.push(id);
-        self.pushed += 1;
+        self.held_back_count += needed;
+        self.ledger.add(id, needed, writable_bytes);
         Ok(id)
     }
 
     fn withdraw(&mut self, mut each: impl FnMut(u16)) {
-        while let Some(id) = self.unpublished.pop() {
-            self.give_back(id);
-            self.pushed -= 1;
+        while let Some((id, _)) = self.ledger.withdraw() {
+            self.numbers.untake(id, 1);
             each(id);
         }
-        self.held_back.clear();
+        self.held_back_count = 0;
         self.next = self.published_to;
     }
 
     #[inline]
     fn publish(&mut self) -> Result<bool, Broken> {
-        self.check()?;
-        let Some((&first_flags, later_flags)) = self.held_back.split_first() else {
+        self.ledger.check()?;
+        let (first, count) = (self.published_to, self.held_back_count);
+        if count == 0 {
             return Ok(false);
-        };
-        let (first, size) = (self.published_to, self.layout.size);
-        let mut slot = first.slot();
-        for &flags in later_flags {
-            slot += 1;
-            if slot == usize::from(size) {
-                slot = 0;
-            }
-            self.shared.descriptors.store_flags(slot, flags);
+        }
+        let mut position = first;
+        for _ in 1..count {
+            position = position.after(1, self.layout.size);
+            self.show(position);
         }
         fence::before_publish();
         // The device takes descriptors in order: until it sees this one it sees none of them.
-        self.shared.descriptors.store_flags(first.slot(), first_flags);
-        let count = self.held_back.len() as u16;
-        self.held_back.clear();
-        self.outstanding += self.unpublished.len() as u16;
-        self.unpublished.clear();
-        self.published = self.pushed;
+        self.show(first);
+        self.held_back_count = 0;
+        self.ledger.publish();
         self.published_to = self.next;
         fence::before_notify_check();
         Ok(self.kick_needed(count))
@@ -327,30 +308,25 @@ impl Ring for PackedQueue {
 
     #[inline]
     fn has_used(&self) -> bool {
-        let flags = self.shared.descriptors.load_flags(self.used.slot());
-        flags & (AVAIL | USED) == self.used.used()
+        self.numbers.is_amid_batch() || self.shared.flags_if_used(self.used).is_some()
     }
 
     #[inline]
     fn reap(&mut self, limit: usize, mut each: impl FnMut(Used)) -> Result<usize, Broken> {
-        self.check()?;
-        let mut count = 0;
-        while count < limit {
-            match self.take_used() {
-                Ok(None) => break,
-                Ok(Some(used)) => each(used),
-                Err(broken) => {
-                    self.broken = Some(broken);
-                    return if count == 0 { Err(broken) } else { Ok(count) };
-                }
+        self.ledger.check()?;
+        let Self { layout, shared, numbers, ledger, used, .. } = self;
+        match numbers {
+            Numbers::LastFreedFirst(list) => {
+                reap_each(limit, layout.size, shared, ledger, list, used, each)
             }
-            count += 1;
+            Numbers::InTurn(turn) => {
+                reap_batches(limit, layout.size, shared, ledger, turn, used, &mut each)
+            }
         }
-        Ok(count)
     }
 
     fn arm(&mut self) -> Result<bool, Broken> {
-        self.check()?;
+        self.ledger.check()?;
         // The device may see the one word without the other. Then it has used its chain before
         // the fence below, and the look after it finds the chain.
         if self.options.event_idx {
@@ -367,35 +343,107 @@ impl Ring for PackedQueue {
         self.shared.driver_event.store(EVENT_FLAGS, DISABLE);
     }
 
-    fn reclaim(&mut self, mut each: impl FnMut(u16)) {
-        for id in 0..self.layout.size {
-            if self.chains[usize::from(id)].descriptors > 0 {
-                each(id);
-            }
-        }
+    fn reclaim(&mut self, each: impl FnMut(u16)) {
+        self.ledger.reclaim(each);
         self.shared.zero();
-        self.ids = FreeList::new(self.layout.size);
-        self.chains.fill(ChainRecord::default());
-        self.held_back.clear();
-        self.unpublished.clear();
-        self.free = self.layout.size;
+        self.numbers = Numbers::new(self.layout.size, self.options.in_order);
         (self.next, self.published_to, self.used) =
             (Position::START, Position::START, Position::START);
-        (self.pushed, self.published, self.outstanding) = (0, 0, 0);
-        self.broken = None;
+        self.held_back_count = 0;
     }
 }
 
+/// Take back at most `limit` chains, each by a used descriptor of its own.
+#[inline]
+fn reap_each(
+    limit: usize,
+    size: u16,
+    shared: &Shared,
+    ledger: &mut Ledger,
+    list: &mut FreeList,
+    used: &mut Position,
+    mut each: impl FnMut(Used),
+) -> Result<usize, Broken> {
+    let mut count = 0;
+    while count < limit {
+        match next_used(shared, ledger, *used) {
+            Ok(None) => break,
+            Ok(Some((id, chain, length))) => {
+                ledger.take(id);
+                list.give_back(id, 1);
+                *used = used.after(chain.descriptors, size);
+                each(ledger.clamp(chain, length).of(id));
+            }
+            Err(broken) => return ledger.breach(broken, count),
+        }
+        count += 1;
+    }
+    Ok(count)
+}
+
+/// Take back at most `limit` chains, by a used descriptor for each batch, which is where its first
+/// chain begins.
+#[inline]
+fn reap_batches(
+    limit: usize,
+    size: u16,
+    shared: &Shared,
+    ledger: &mut Ledger,
+    turn: &mut Turn,
+    used: &mut Position,
+    each: &mut impl FnMut(Used),
+) -> Result<usize, Broken> {
+    let mut count = 0;
+    loop {
+        let (chains, descriptors) = turn.hand_out(limit - count, ledger, |_| 1, each);
+        count += chains;
+        *used = used.after(descriptors, size);
+        if count == limit {
+            return Ok(count);
+        }
+        match next_used(shared, ledger, *used) {
+            Ok(None) => return Ok(count),
+            Ok(Some((_, chain, length))) => {
+                turn.begin(ledger.batch_through(chain), ledger.clamp(chain, length));
+            }
+            Err(broken) => return ledger.breach(broken, count),
+        }
+    }
+}
+
+/// The chain that is used at `position`, if one is; its length, if the device says it.
+#[inline]
+fn next_used(
+    shared: &Shared,
+    ledger: &Ledger,
+    position: Position,
+) -> Result<Option<(u16, Chain, Option<u32>)>, Broken> {
+    let Some(flags) = shared.flags_if_used(position) else { return Ok(None) };
+    if ledger.outstanding() == 0 {
+        return Err(Broken::UsedNotAvailable { slot: position.offset });
+    }
+    fence::after_used_index();
+    let PackedUsed { id, len } = shared.descriptors.load_used(position.slot());
+    let (id, chain) = ledger.find(id.into())?;
+    // Without WRITE the length means nothing (2.8.4 Element Address and Length).
+    let length = (flags & WRITE != 0).then_some(len);
+    ledger.check_length(id, chain, length.unwrap_or(0))?;
+    Ok(Some((id, chain, length)))
+}
+
 impl PackedQueue {
-    fn check(&self) -> Result<(), Broken> {
-        self.broken.map_or(Ok(()), Err)
+    /// Let the device see the flags of a descriptor.
+    #[inline]
+    fn show(&self, position: Position) {
+        let slot = position.slot();
+        self.shared.descriptors.store_flags(slot, self.held_back[slot]);
     }
 
     /// Write the next descriptor; its flags are held back.
     #[inline]
     fn write(&mut self, body: PackedBody, flags: u16) {
         self.shared.descriptors.store_body(self.next.slot(), body);
-        self.held_back.push(flags | self.next.available());
+        self.held_back[self.next.slot()] = flags | self.next.available();
         self.next = self.next.after(1, self.layout.size);
     }
 
@@ -426,13 +474,6 @@ impl PackedQueue {
         self.write(PackedBody { addr, len, id }, INDIRECT);
     }
 
-    fn give_back(&mut self, id: u16) -> u16 {
-        let chain = std::mem::take(&mut self.chains[usize::from(id)]);
-        self.ids.give_back(id, 1);
-        self.free += chain.descriptors;
-        chain.descriptors
-    }
-
     /// Whether the device wants to hear of the `count` descriptors just published. What its
     /// structure cannot mean (a reserved value, a position without EVENT_IDX) is no reason to keep
     /// silent.
@@ -446,41 +487,6 @@ impl PackedQueue {
             }
             _ => true,
         }
-    }
-
-    #[inline]
-    fn take_used(&mut self) -> Result<Option<Used>, Broken> {
-        let size = self.layout.size;
-        let flags = self.shared.descriptors.load_flags(self.used.slot());
-        if flags & (AVAIL | USED) != self.used.used() {
-            return Ok(None);
-        }
-        if self.outstanding == 0 {
-            return Err(Broken::UsedNotAvailable { slot: self.used.offset });
-        }
-        fence::after_used_index();
-        let PackedUsed { id, len } = self.shared.descriptors.load_used(self.used.slot());
-        if id >= size {
-            return Err(Broken::IdOutOfRange { id: id.into(), size });
-        }
-        let ChainRecord { descriptors, writable, number } = self.chains[usize::from(id)];
-        if descriptors == 0 || number >= self.published {
-            return Err(Broken::IdNotOutstanding { id: id.into() });
-        }
-        // Without WRITE the length means nothing (2.8.4 Element Address and Length).
-        let written_given = flags & WRITE != 0;
-        let mut written = if written_given { len } else { 0 };
-        if u64::from(written) > writable {
-            if self.options.strict {
-                return Err(Broken::LengthTooLarge { length: written, writable, head: id });
-            }
-            self.clamped += 1;
-            written = writable as u32;
-        }
-        let slots = self.give_back(id);
-        self.used = self.used.after(slots, size);
-        self.outstanding -= 1;
-        Ok(Some(Used { head: id, written, written_given }))
     }
 }
 

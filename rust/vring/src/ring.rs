@@ -14,6 +14,8 @@ const CHAIN_BYTES_MAX: u64 = 1 << 32;
 pub struct RingOptions {
     /// EVENT_IDX was negotiated.
     pub event_idx: bool,
+    /// IN_ORDER was negotiated: the device uses chains in the order in which they were published.
+    pub in_order: bool,
     /// A used length beyond the writable part breaks the ring instead of being clamped.
     pub strict: bool,
     /// The memory is zeroed already, and the device may know of it and be live: what is the
@@ -26,7 +28,8 @@ pub struct RingOptions {
 pub struct Used {
     /// What `push` returned for it.
     pub head: u16,
-    /// Bytes that the device says it wrote, at most the chain's writable ones.
+    /// Bytes that the device says it wrote, at most the chain's writable ones: all of them (of
+    /// 2^32, one less) for a chain that the device skipped, as it may with IN_ORDER.
     pub written: u32,
     /// Whether the device said how many: on a packed ring only if it set WRITE (VIRTIO 1.4, 2.8.4
     /// Element Address and Length), which QEMU's do not. Without it `written` is 0.
@@ -42,6 +45,13 @@ pub struct Used {
 ///
 /// A chain is known by its *head*, a number below the queue size: on a split ring the index of its
 /// first descriptor, on a packed ring its buffer id.
+///
+/// With IN_ORDER (VIRTIO 1.4, 2.7.9 and 2.8.8 In-order use of descriptors) one used element gives
+/// back a batch: the chain that it names, and all outstanding ones before it. Those count as used
+/// completely. An element is checked as a whole before anything of its batch is handed out; then
+/// the batch is the driver's, whatever the device writes next. Where `limit` ends a `reap` in the
+/// middle of it, `has_used` knows of the rest, and the next `reap` begins with it; until then the
+/// position that `arm` names is that of the first chain that was not handed out.
 pub trait Ring: Debug + Sized {
     /// Where the parts lie in memory.
     type Layout: Copy + Debug + Send + Sync;
@@ -137,14 +147,4 @@ pub trait Ring: Debug + Sized {
     fn descriptors_needed(&self, segments: u16) -> u16 {
         if (2..=self.indirect_table_size()).contains(&segments) { 1 } else { segments }
     }
-}
-
-/// What a driver remembers of a chain, by its head.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct ChainRecord {
-    /// Descriptors that it occupies in the ring; 0: no chain has this head.
-    pub(crate) descriptors: u16,
-    pub(crate) writable: u64,
-    /// How many chains were pushed before it, ever: it is published once that many and one are.
-    pub(crate) number: u64,
 }

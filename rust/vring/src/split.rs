@@ -10,9 +10,11 @@ use shm::{
 
 use crate::error::{Broken, LayoutError, PushError};
 use crate::event::event_passed;
-use crate::free_list::FreeList;
+use crate::in_order::Turn;
 use crate::layout::{DESCRIPTOR_BYTES, SplitLayout};
-use crate::ring::{ChainRecord, Ring, RingOptions, Used};
+use crate::ledger::Ledger;
+use crate::numbers::{FreeList, Numbers};
+use crate::ring::{Ring, RingOptions, Used};
 
 const NEXT: u16 = 1;
 const WRITE: u16 = 2;
@@ -84,17 +86,9 @@ pub struct SplitQueue {
     shared: Shared,
     /// All that follows is ours alone.
     tables_address: u64,
-    free: FreeList,
-    chains: Vec<ChainRecord>,
-    /// Chains pushed and published so far; their low 16 bits are the available index.
-    pushed: u64,
-    published: u64,
-    /// Heads pushed since the last publish, in order.
-    unpublished: Vec<u16>,
-    used_seen: u16,
-    outstanding: u16,
-    clamped: u64,
-    broken: Option<Broken>,
+    /// Of descriptors.
+    numbers: Numbers,
+    ledger: Ledger,
     /// The ring's memory stays ours while the device may look at it.
     claim: Claim,
 }
@@ -117,15 +111,8 @@ impl Ring for SplitQueue {
             shared,
             options,
             tables_address: address + layout.indirect as u64,
-            free: FreeList::new(layout.size),
-            chains: vec![ChainRecord::default(); usize::from(layout.size)],
-            pushed: 0,
-            published: 0,
-            unpublished: Vec::with_capacity(usize::from(layout.size)),
-            used_seen: 0,
-            outstanding: 0,
-            clamped: 0,
-            broken: None,
+            numbers: Numbers::new(layout.size, options.in_order),
+            ledger: Ledger::new(layout.size, options.strict),
             layout,
             claim,
         })
@@ -145,81 +132,75 @@ impl Ring for SplitQueue {
         self.layout.indirect_table_size
     }
 
+    #[inline]
     fn free_count(&self) -> u16 {
-        self.free.count()
+        self.ledger.free()
     }
 
     fn outstanding_count(&self) -> u16 {
-        self.outstanding
+        self.ledger.outstanding()
     }
 
     fn clamped_count(&self) -> u64 {
-        self.clamped
+        self.ledger.clamped()
     }
 
     fn broken(&self) -> Option<Broken> {
-        self.broken
+        self.ledger.broken()
     }
 
     #[inline]
     fn next_available(&self) -> u16 {
-        self.published as u16
+        self.ledger.published() as u16
     }
 
     fn is_live(&self) -> bool {
-        self.published > 0
+        self.ledger.published() > 0
     }
 
     #[inline]
     fn next_head(&self) -> u16 {
-        self.free.peek()
+        self.numbers.first()
     }
 
     #[inline]
     fn push(&mut self, readable: &[Segment], writable: &[Segment]) -> Result<u16, PushError> {
-        self.check().map_err(PushError::Broken)?;
+        self.ledger.check().map_err(PushError::Broken)?;
         let (segments, writable_bytes) = self.validate(readable, writable)?;
         let needed = self.descriptors_needed(segments);
-        if needed > self.free.count() {
-            return Err(PushError::Full { needed, free: self.free.count() });
-        }
+        self.ledger.check_room(needed)?;
         let parts = readable.iter().map(|&segment| (segment, 0));
         let parts = parts.chain(writable.iter().map(|&segment| (segment, WRITE)));
-        let head = self.free.peek();
+        let head = self.numbers.first();
         let last = if needed < segments {
             self.write_table(head, segments, parts);
             head
         } else {
             self.write_direct(head, segments, parts)
         };
-        self.free.take_through(last, needed);
-        self.chains[usize::from(head)] =
-            ChainRecord { descriptors: needed, writable: writable_bytes, number: self.pushed };
-        let slot = self.pushed as usize & (usize::from(self.layout.size) - 1);
+        self.numbers.take_through(last);
+        let slot = self.slot(self.ledger.pushed());
         self.shared.available_ring.store(slot, AvailableElement(head));
-        self.unpublished.push(head);
-        self.pushed += 1;
+        self.ledger.add(head, needed, writable_bytes);
         Ok(head)
     }
 
     fn withdraw(&mut self, mut each: impl FnMut(u16)) {
-        while let Some(head) = self.unpublished.pop() {
-            self.give_back(head);
-            self.pushed -= 1;
+        while let Some((head, chain)) = self.ledger.withdraw() {
+            self.numbers.untake(head, chain.descriptors);
             each(head);
         }
     }
 
     #[inline]
     fn publish(&mut self) -> Result<bool, Broken> {
-        self.check()?;
-        if self.unpublished.is_empty() {
+        self.ledger.check()?;
+        let (old, new) = (self.ledger.published(), self.ledger.pushed());
+        if old == new {
             return Ok(false);
         }
-        let (old, new) = (self.published as u16, self.pushed as u16);
-        self.outstanding += self.unpublished.len() as u16;
-        self.unpublished.clear();
-        self.published = self.pushed;
+        let (old, new) = (old as u16, new as u16);
+        self.ledger.publish();
         fence::before_publish();
         self.shared.available.store(INDEX, new);
         fence::before_notify_check();
@@ -232,31 +213,28 @@ impl Ring for SplitQueue {
 
     #[inline]
     fn has_used(&self) -> bool {
-        self.shared.used.load(INDEX) != self.used_seen
+        self.numbers.is_amid_batch() || self.shared.used.load(INDEX) != self.used_seen()
     }
 
     #[inline]
     fn reap(&mut self, limit: usize, mut each: impl FnMut(Used)) -> Result<usize, Broken> {
-        self.check()?;
+        self.ledger.check()?;
         let ready = self.count_used()?;
-        let mut count = 0;
-        while count < limit.min(usize::from(ready)) {
-            match self.take_used() {
-                Ok(used) => each(used),
-                Err(broken) => {
-                    self.broken = Some(broken);
-                    return if count == 0 { Err(broken) } else { Ok(count) };
-                }
+        let Self { layout, shared, numbers, ledger, .. } = self;
+        let mask = u64::from(layout.size) - 1;
+        let element = |reaped: u64| shared.used_ring.load((reaped & mask) as usize);
+        match numbers {
+            Numbers::LastFreedFirst(list) => {
+                reap_each(limit.min(ready.into()), ledger, list, element, each)
             }
-            count += 1;
+            Numbers::InTurn(turn) => reap_batches(limit, ready, ledger, turn, element, &mut each),
         }
-        Ok(count)
     }
 
     fn arm(&mut self) -> Result<bool, Broken> {
-        self.check()?;
+        self.ledger.check()?;
         if self.options.event_idx {
-            self.shared.used_event.store(0, self.used_seen);
+            self.shared.used_event.store(0, self.used_seen());
         } else {
             self.shared.available.store(FLAGS, 0);
         }
@@ -267,31 +245,93 @@ impl Ring for SplitQueue {
     fn disarm(&mut self) {
         // With EVENT_IDX the flags stay 0, and the event is put where the index arrives last.
         if self.options.event_idx {
-            self.shared.used_event.store(0, self.used_seen.wrapping_sub(1));
+            self.shared.used_event.store(0, self.used_seen().wrapping_sub(1));
         } else {
             self.shared.available.store(FLAGS, NO_INTERRUPT);
         }
     }
 
-    fn reclaim(&mut self, mut each: impl FnMut(u16)) {
-        for head in 0..self.layout.size {
-            if self.chains[usize::from(head)].descriptors > 0 {
-                each(head);
-            }
-        }
+    fn reclaim(&mut self, each: impl FnMut(u16)) {
+        self.ledger.reclaim(each);
         self.shared.zero();
-        self.free = FreeList::new(self.layout.size);
-        self.chains.fill(ChainRecord::default());
-        self.unpublished.clear();
-        (self.pushed, self.published) = (0, 0);
-        (self.used_seen, self.outstanding) = (0, 0);
-        self.broken = None;
+        self.numbers = Numbers::new(self.layout.size, self.options.in_order);
+    }
+}
+
+/// Take back `count` chains, each by a used element of its own.
+#[inline]
+fn reap_each(
+    count: usize,
+    ledger: &mut Ledger,
+    list: &mut FreeList,
+    element: impl Fn(u64) -> UsedElement,
+    mut each: impl FnMut(Used),
+) -> Result<usize, Broken> {
+    for done in 0..count {
+        let UsedElement { id, len } = element(ledger.reaped());
+        let found = ledger.find(id).and_then(|(head, chain)| {
+            ledger.check_length(head, chain, len)?;
+            Ok((head, chain))
+        });
+        let (head, chain) = match found {
+            Ok(found) => found,
+            Err(broken) => return ledger.breach(broken, done),
+        };
+        ledger.take(head);
+        list.give_back(head, chain.descriptors);
+        each(ledger.clamp(chain, Some(len)).of(head));
+    }
+    Ok(count)
+}
+
+/// Take back at most `limit` chains of the `ready` ones, by a used element for each batch, which is
+/// where that of its first chain would be.
+#[inline]
+fn reap_batches(
+    limit: usize,
+    ready: u16,
+    ledger: &mut Ledger,
+    turn: &mut Turn,
+    element: impl Fn(u64) -> UsedElement,
+    each: &mut impl FnMut(Used),
+) -> Result<usize, Broken> {
+    let ready_to = ledger.reaped() + u64::from(ready);
+    let mut count = 0;
+    loop {
+        count += turn.hand_out(limit - count, ledger, |chain| chain.descriptors, each).0;
+        // More than is ready is left of a batch whose index was moved back.
+        if count == limit || ledger.reaped() >= ready_to {
+            return Ok(count);
+        }
+        let UsedElement { id, len } = element(ledger.reaped());
+        let found = ledger.find(id).and_then(|(head, chain)| {
+            ledger.check_length(head, chain, len)?;
+            let batch = ledger.batch_through(chain);
+            let ready = (ready_to - ledger.reaped()) as u16;
+            if batch > ready {
+                Err(Broken::BatchTooLong { head, batch, ready })
+            } else {
+                Ok((chain, batch))
+            }
+        });
+        match found {
+            Ok((chain, batch)) => turn.begin(batch, ledger.clamp(chain, Some(len))),
+            Err(broken) => return ledger.breach(broken, count),
+        }
     }
 }
 
 impl SplitQueue {
-    fn check(&self) -> Result<(), Broken> {
-        self.broken.map_or(Ok(()), Err)
+    /// Where in the rings the chain of this number has its entry.
+    #[inline]
+    fn slot(&self, number: u64) -> usize {
+        number as usize & (usize::from(self.layout.size) - 1)
+    }
+
+    /// The used index of a device that has used nothing which was not reaped.
+    #[inline]
+    fn used_seen(&self) -> u16 {
+        self.ledger.reaped() as u16
     }
 
     /// Descriptors linked in the table (VIRTIO 1.4, 2.7.5). Returns the last one.
@@ -305,7 +345,7 @@ impl SplitQueue {
         let mut index = head;
         for (position, (segment, write)) in (1..).zip(parts) {
             let more = position < count;
-            let next = self.free.next(index);
+            let next = self.numbers.after(index);
             self.shared.descriptors.store(
                 usize::from(index),
                 Descriptor {
@@ -349,50 +389,17 @@ impl SplitQueue {
         );
     }
 
-    fn give_back(&mut self, head: u16) {
-        let chain = std::mem::take(&mut self.chains[usize::from(head)]);
-        self.free.give_back(head, chain.descriptors);
-    }
-
     #[inline]
     fn count_used(&mut self) -> Result<u16, Broken> {
         let index = self.shared.used.load(INDEX);
         fence::after_used_index();
-        let ready = index.wrapping_sub(self.used_seen);
-        if ready > self.outstanding {
-            let (ahead, outstanding) = (ready - self.outstanding, self.outstanding);
-            let broken = Broken::UsedIndexAhead { index, ahead, outstanding };
-            self.broken = Some(broken);
-            return Err(broken);
+        let (ready, outstanding) =
+            (index.wrapping_sub(self.used_seen()), self.ledger.outstanding());
+        if ready > outstanding {
+            let ahead = ready - outstanding;
+            self.ledger.breach(Broken::UsedIndexAhead { index, ahead, outstanding }, 0)?;
         }
         Ok(ready)
-    }
-
-    #[inline]
-    fn take_used(&mut self) -> Result<Used, Broken> {
-        let size = self.layout.size;
-        let UsedElement { id, len: length } =
-            self.shared.used_ring.load(usize::from(self.used_seen & (size - 1)));
-        if id >= u32::from(size) {
-            return Err(Broken::IdOutOfRange { id, size });
-        }
-        let head = id as u16;
-        let ChainRecord { descriptors, writable, number } = self.chains[usize::from(head)];
-        if descriptors == 0 || number >= self.published {
-            return Err(Broken::IdNotOutstanding { id });
-        }
-        let mut written = length;
-        if u64::from(length) > writable {
-            if self.options.strict {
-                return Err(Broken::LengthTooLarge { length, writable, head });
-            }
-            self.clamped += 1;
-            written = writable as u32;
-        }
-        self.give_back(head);
-        self.outstanding -= 1;
-        self.used_seen = self.used_seen.wrapping_add(1);
-        Ok(Used { head, written, written_given: true })
     }
 }
 

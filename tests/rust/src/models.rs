@@ -264,7 +264,8 @@ fn pair<F: Format>(shape: Shape, history: u64) -> (Driver<F>, Device<F>) {
     let ring = space.alloc(place.length, 4096).unwrap();
     let data = space.alloc(128, 64).unwrap();
     let mut device = Device::new(&space, &ring, &place, shape);
-    let options = RingOptions { event_idx: shape.event_idx, strict: true, zeroed: false };
+    let options =
+        RingOptions { event_idx: shape.event_idx, strict: true, ..RingOptions::default() };
     let queue = F::Queue::new(ring.claim().unwrap(), layout, options).unwrap();
     let mut driver = Driver { queue, data, places: shape.places() };
     for number in 0..history {

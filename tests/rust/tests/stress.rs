@@ -140,7 +140,7 @@ impl<R: Format> Driver<R> {
         let tables = if indirect { 4 } else { 0 };
         let (layout, place) = R::lay_out(tables);
         let ring = space.alloc(place.length, 4096).unwrap();
-        let options = RingOptions { event_idx, strict: true, zeroed: false };
+        let options = RingOptions { event_idx, strict: true, ..RingOptions::default() };
         let queue = R::new(ring.claim().unwrap(), layout, options).unwrap();
         start(&device, features, R::SIZE, &place, ring.device_address());
         let payload = space.alloc(SLOTS * SLOT_BYTES as usize, 4096).unwrap();
