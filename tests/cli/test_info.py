@@ -38,6 +38,27 @@ def test_the_way_to_the_disk_is_shown() -> None:
     assert json.loads(succeeds("info", "--json", "mem:1M"))["transport_details"] == {}
 
 
+@pytest.mark.parametrize(
+    ("options", "format_name", "notifications"),
+    [
+        ("", "split", "event index"),
+        ("?event_idx=off", "split", "flags"),
+        ("?packed=on", "packed", "event index"),
+        ("?packed=on&bus=pci&notification_data=on", "packed", "event index, with the place"),
+    ],
+)
+def test_the_format_of_the_ring_is_shown(
+    capsys: pytest.CaptureFixture[str], options: str, format_name: str, notifications: str
+) -> None:
+    assert run(["info", f"mem:1M{options}"]) == 0
+    rows = dict(
+        line.split("  ", 1) for line in capsys.readouterr().out.splitlines() if "  " in line
+    )
+    assert rows["ring format"].strip() == format_name
+    assert rows["notifications"].strip().startswith(notifications)
+    assert rows["queue 0"].strip() == ("256 descriptors, 256 requests at once, 1 notification sent")
+
+
 def test_names_are_shown_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     image = tmp_path / "a [bold]disk[x].img"
     image.write_bytes(bytes(512))

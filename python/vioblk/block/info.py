@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 
 from vioblk.block.config import BlockConfig
 from vioblk.block.limits import DiskLimits
-from vioblk.features import Decision, FeatureSet
+from vioblk.features import Decision, Feature, FeatureSet
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +53,19 @@ class DiskInfo:
     """Request queues that the device has; `queues` are those in use, which may be fewer."""
     queues: tuple[QueueInfo, ...]
 
+    @property
+    def ring_format(self) -> str:
+        """ "split", "split-in-order", "packed" or "packed-in-order"."""
+        layout = "packed" if Feature.RING_PACKED in self.accepted else "split"
+        return f"{layout}-in-order" if Feature.IN_ORDER in self.accepted else layout
+
     def as_dict(self) -> Mapping[str, object]:
         """The same in plain dicts, lists, strings and numbers, as JSON takes them."""
         plain: dict[str, object] = {
             name: getattr(self, name)
             for name in (
-                "address", "transport", "ring", "serial", "capacity_bytes", "block_size",
-                "read_only", "writeback", "timeout_s", "device_queue_count",
+                "address", "transport", "ring", "ring_format", "serial", "capacity_bytes",
+                "block_size", "read_only", "writeback", "timeout_s", "device_queue_count",
             )
         }  # fmt: skip
         plain["transport_details"] = dict(self.transport_details)

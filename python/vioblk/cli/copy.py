@@ -21,6 +21,7 @@ from vioblk.cli.endpoints import (
     open_target,
     refuse_same,
 )
+from vioblk.cli.features import Features
 from vioblk.errors import VioblkError
 
 PIECE_BYTES: Final = 16 << 20
@@ -46,10 +47,13 @@ def copy(
     verify: Annotated[
         bool, typer.Option("--verify", help="Read both sides again afterwards, and compare.")
     ] = False,
+    features: Features = None,
 ) -> None:
     """Copy a whole disk or file to another, and flush.
 
     Either side is the address of a disk (mem:, file:, vhost-user:) or the path of a file.
+
+    `--feature` is for each disk of the two; for one of them, write it in its address.
 
     A file whose length is no multiple of 512 cannot be copied to a disk; pad it first.
 
@@ -64,8 +68,8 @@ def copy(
     # The reader is waited for last: after an error, the closing of its disk is what wakes it.
     with (
         ThreadPoolExecutor(1, "vioblk-copy") as reader,
-        open_source(source_name) as source,
-        open_target(target_name) as target,
+        open_source(source_name, features) as source,
+        open_target(target_name, features) as target,
     ):
         total_bytes = source.size_bytes
         if total_bytes == 0:

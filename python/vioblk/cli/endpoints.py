@@ -3,14 +3,14 @@
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Protocol, Self
 
-import vioblk
 from vioblk.address import parse_address
+from vioblk.cli.features import open_disk
 from vioblk.errors import VioblkError
 
 _ADDRESS: Final = re.compile(r"[a-z][a-z0-9-]+:")
@@ -106,15 +106,17 @@ def _backing(name: str) -> tuple[str, int, int] | None:
     return "file", found.st_dev, found.st_ino
 
 
-def open_source(text: str) -> Endpoint:
-    """Open the side that is read."""
-    return DiskEndpoint(text) if is_address(text) else FileEndpoint(text, os.O_RDONLY)
+def open_source(text: str, features: Sequence[str] | None = None) -> Endpoint:
+    """Open the side that is read. `features`: what `--feature` says of a disk."""
+    if is_address(text):
+        return DiskEndpoint(text, features)
+    return FileEndpoint(text, os.O_RDONLY)
 
 
-def open_target(text: str) -> Endpoint:
+def open_target(text: str, features: Sequence[str] | None = None) -> Endpoint:
     """Open the side that is written. A file is created if need be, and not yet changed."""
     if is_address(text):
-        return DiskEndpoint(text)
+        return DiskEndpoint(text, features)
     return FileEndpoint(text, os.O_RDWR | os.O_CREAT)
 
 
@@ -131,9 +133,9 @@ def _naming(name: str) -> Iterator[None]:
 class DiskEndpoint:
     """A disk. A long piece is split by the driver into requests that run side by side."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, features: Sequence[str] | None = None) -> None:
         self.name = address
-        self.disk = vioblk.open(address)
+        self.disk = open_disk(address, features)
 
     @property
     def size_bytes(self) -> int:

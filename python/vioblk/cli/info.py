@@ -8,28 +8,31 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-import vioblk
-from vioblk.block.info import DiskInfo
+from vioblk.block.info import DiskInfo, QueueInfo
 from vioblk.cli.arguments import Address
 from vioblk.cli.console import show, standard_output
+from vioblk.cli.features import Features, open_disk
 from vioblk.cli.sizes import format_size
-from vioblk.features import Verdict
+from vioblk.features import Feature, Verdict
+from vioblk.wording import counted
 
 STYLES = {Verdict.ACCEPTED: "green", Verdict.DECLINED: "yellow", Verdict.IGNORED: "dim"}
 
 
 def info(
     address: Address,
+    features: Features = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Show what a disk is, and what became of each feature that it offers.
 
-    The options of addresses are in docs/first-disk.md, testing-a-device.md and vhost-user.md.
+    The options of addresses are in docs/first-disk.md, rings.md, testing-a-device.md, qemu.md and
+    vhost-user.md.
 
     `python -m pydoc vioblk.open` lists the names of all.
     """
     standard_output()
-    with vioblk.open(address) as disk:
+    with open_disk(address, features) as disk:
         found = disk.info
     if as_json:
         json.dump(found.as_dict(), sys.stdout, indent=2)
@@ -56,14 +59,15 @@ def properties_table(found: DiskInfo) -> Table:
         "discard": _limit(found.limits.discard_bytes),
         "write zeroes": _limit(found.limits.write_zeroes_bytes),
         "ring": found.ring,
+        "ring format": found.ring_format.replace("-", ", ", 1).replace("-", " "),
+        "notifications": _notifications(found),
         "queues": _queues(found),
     }
     for name, value in rows.items():
         # As text: what a device or a user calls something is no markup.
         table.add_row(name, Text(value))
     for queue in found.queues:
-        depth = f"{queue.size} descriptors, {queue.depth} requests at once"
-        table.add_row(f"queue {queue.index}", depth)
+        table.add_row(f"queue {queue.index}", Text(_queue(queue)))
     return table
 
 
@@ -74,6 +78,26 @@ def features_table(found: DiskInfo) -> Table:
         verdict = Text(decision.verdict.name.lower(), STYLES[decision.verdict])
         table.add_row(str(decision.bit), decision.name, verdict, decision.reason)
     return table
+
+
+def _notifications(found: DiskInfo) -> str:
+    """How each side tells the other of which ones it has need."""
+    wanted = "event index" if Feature.EVENT_IDX in found.accepted else "flags"
+    data = ", with the place in the ring" if Feature.NOTIFICATION_DATA in found.accepted else ""
+    return f"{wanted}{data}"
+
+
+def _queue(queue: QueueInfo) -> str:
+    parts = [
+        f"{queue.size} descriptors",
+        f"{queue.depth} requests at once",
+        f"{counted(queue.kick_count, 'notification')} sent",
+    ]
+    if queue.in_flight:
+        parts.append(f"{queue.in_flight} in flight")
+    if queue.broken:
+        parts.append(f"broken: {queue.broken}")
+    return ", ".join(parts)
 
 
 def _queues(found: DiskInfo) -> str:

@@ -8,12 +8,12 @@ from typing import Annotated, Final
 
 import typer
 
-import vioblk
 from vioblk.block.check import check_range, check_writable
 from vioblk.block.disk import BlockDevice
 from vioblk.block.request import SECTOR_BYTES
 from vioblk.cli.arguments import Address, Length, Offset
 from vioblk.cli.console import standard_input, standard_output
+from vioblk.cli.features import Features, open_disk
 from vioblk.errors import (
     RequestTimeoutError,
     UnalignedError,
@@ -26,10 +26,10 @@ PIECE_BYTES: Final = 4 << 20
 """Read or written at a time, in requests that run side by side."""
 
 
-def read(address: Address, offset: Offset, length: Length) -> None:
+def read(address: Address, offset: Offset, length: Length, features: Features = None) -> None:
     """Write a range of a disk to standard output, as it is."""
     target = standard_output()
-    with vioblk.open(address) as disk:
+    with open_disk(address, features) as disk:
         # The whole range, so that nothing is printed of one that ends in an error.
         check_range("read", offset, length, disk.capacity_bytes)
         with memoryview(disk.alloc(min(PIECE_BYTES, length))) as buffer:
@@ -40,13 +40,13 @@ def read(address: Address, offset: Offset, length: Length) -> None:
         target.flush()
 
 
-def write(address: Address, offset: Offset) -> None:
+def write(address: Address, offset: Offset, features: Features = None) -> None:
     """Write standard input to a disk from an offset on, and flush.
 
     The input must be a multiple of 512 bytes long.
     """
     source = standard_input()
-    with vioblk.open(address) as disk:
+    with open_disk(address, features) as disk:
         _refuse_early(disk, offset, source)
         done_bytes = 0
         with memoryview(disk.alloc(PIECE_BYTES)) as buffer:
@@ -71,20 +71,21 @@ def zero(
     unmap: Annotated[
         bool, typer.Option("--unmap", help="The device may free the storage behind the range.")
     ] = False,
+    features: Features = None,
 ) -> None:
     """Make a range of a disk read as zeroes, and flush."""
-    with vioblk.open(address) as disk:
+    with open_disk(address, features) as disk:
         _check_erasing("zero", disk, disk.limits.write_zeroes_bytes, address, offset, length)
         disk.write_zeroes(offset, length, unmap=unmap)
         disk.flush()
 
 
-def discard(address: Address, offset: Offset, length: Length) -> None:
+def discard(address: Address, offset: Offset, length: Length, features: Features = None) -> None:
     """Tell a disk that a range is not needed any more, and flush.
 
     What the range reads as afterwards is unknown.
     """
-    with vioblk.open(address) as disk:
+    with open_disk(address, features) as disk:
         _check_erasing("discard", disk, disk.limits.discard_bytes, address, offset, length)
         disk.discard(offset, length)
         disk.flush()
