@@ -574,4 +574,6 @@ class VirtioDevice:
         transport.close()
         self.memory.close()
         self._transport = None
-        self._stop_driver(self._queues.reclaim("the device was closed"))
+        lost = self._queues.reclaim("the device was closed")
+        self._queues.close()
+        self._stop_driver(lost)

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from vioblk._native import Region, packed_layout, split_layout
 from vioblk.driver import Q, QueueHandle, QueueParts, Virtqueue
-from vioblk.errors import ProtocolError, UnsupportedError
+from vioblk.errors import ProtocolError, StateError, UnsupportedError
 from vioblk.features import Feature, FeatureSet
 from vioblk.memory import DmaMemory
 from vioblk.ring import RingLayout
@@ -22,7 +22,7 @@ class DeviceQueues:
     """
 
     def __init__(self, transport: Transport, memory: DmaMemory) -> None:
-        self._transport = transport
+        self._transport: Transport | None = transport
         self._memory = memory
         self.features = FeatureSet()
         """What was accepted, since FEATURES_OK."""
@@ -34,18 +34,23 @@ class DeviceQueues:
         """What the device has said of its queues since the last reset, each asked for once: it
         could answer otherwise the next time."""
 
+    def _open_transport(self) -> Transport:
+        if self._transport is None:
+            raise StateError("the device was closed; open it again")
+        return self._transport
+
     # What the device has
 
     def count(self) -> int:
         """How many queues the transport knows of."""
         if self._count is None:
-            self._count = self._transport.queue_count()
+            self._count = self._open_transport().queue_count()
         return self._count
 
     def size_max(self, index: int) -> int:
         """The largest size of queue `index` in descriptors; 0 if there is no such queue."""
         if index not in self._sizes:
-            self._sizes[index] = self._transport.queue_size_max(index)
+            self._sizes[index] = self._open_transport().queue_size_max(index)
         return self._sizes[index]
 
     # What is in use
@@ -91,7 +96,7 @@ class DeviceQueues:
 
     def _set_up(self, index: int, size: int, indirect_table_size: int) -> QueueParts:
         """Lay out a fresh ring, and make it known to the device."""
-        transport = self._transport
+        transport = self._open_transport()
         if Feature.INDIRECT_DESC not in self.features:
             indirect_table_size = 0
         layout = self._layout(size, indirect_table_size)
@@ -127,13 +132,13 @@ class DeviceQueues:
             return packed_layout(size, indirect_table_size=indirect_table_size)
         return split_layout(
             size,
-            legacy_align=self._transport.legacy_align,
+            legacy_align=self._open_transport().legacy_align,
             indirect_table_size=indirect_table_size,
         )
 
     def _check_size(self, index: int, size: int) -> None:
         stated = self.size_max(index)
-        legacy = self._transport.legacy_align is not None
+        legacy = self._open_transport().legacy_align is not None
         if legacy and size != stated:
             raise ValueError(
                 f"queue {index} has {stated} descriptors, and not {size}: on the legacy "
@@ -182,7 +187,7 @@ class DeviceQueues:
             f"queue {index} was reset, and its requests in flight are lost; if reset_queue() did "
             "not succeed, call it again, or reset the device"
         )
-        self._transport.reset_queue(index, timeout_s)
+        self._open_transport().reset_queue(index, timeout_s)
         handle.lost.extend(handle.queue.reclaim())
         handle.replace(self._set_up(index, size, table_size))
         lost, handle.lost = handle.lost, []
@@ -208,8 +213,12 @@ class DeviceQueues:
         self._sizes.clear()
         return lost
 
+    def close(self) -> None:
+        """Let go of the transport: there are no queues any more."""
+        self._transport = None
+
     def abandon(self) -> object:
         """Give up what the device might still write to; the caller keeps it, for ever."""
-        kept = (self._transport.space, self._handles, self._rings)
+        kept = (self._open_transport().space, self._handles, self._rings)
         self._handles, self._rings = {}, {}
         return kept

@@ -174,7 +174,7 @@ MUTANTS: Final = (
         name="queue-reset-not-awaited-by-anybody",
         violation="takes a queue for reset without asking the device (VQRESET-01)",
         function=f"{QUEUES}.reset",
-        old="self._transport.reset_queue(index, timeout_s)",
+        old="self._open_transport().reset_queue(index, timeout_s)",
         new="pass",
         test=f"{QUEUE_RESET_TESTS}::"
         "test_a_queue_is_given_up_then_reset_then_taken_back_then_set_up_and_built_again",
@@ -183,10 +183,10 @@ MUTANTS: Final = (
         name="queue-taken-back-before-its-reset",
         violation="takes back what is in flight on a queue before its reset (VQRESET-01)",
         function=f"{QUEUES}.reset",
-        old="self._transport.reset_queue(index, timeout_s)\n"
+        old="self._open_transport().reset_queue(index, timeout_s)\n"
         "    handle.lost.extend(handle.queue.reclaim())\n",
         new="handle.lost.extend(handle.queue.reclaim())\n"
-        "    self._transport.reset_queue(index, timeout_s)\n",
+        "    self._open_transport().reset_queue(index, timeout_s)\n",
         test=f"{QUEUE_RESET_TESTS}::test_a_ring_is_left_alone_until_the_queue_reset_is_confirmed",
     ),
     Mutant(
