@@ -468,7 +468,16 @@ class SoftwareDevice:
         descriptors_address: int,
         driver_address: int,
         device_address: int,
-    ) -> None: ...
+    ) -> None:
+        """Before DRIVER_OK; after it, a queue that was reset, with other settings too."""
+    def reset_queue(self, index: int) -> None:
+        """Forget queue `index` and what came from it (VIRTIO 1.4, 2.6.1 Virtqueue Reset): nothing
+        of it is touched any more when this returns. A queue that is not enabled is left so.
+
+        Raises StateError unless RING_RESET was accepted, ValueError for a queue that is not there.
+        """
+    def is_queue_resetting(self, index: int) -> bool:
+        """Whether a reset of the queue has not ended: by a fault."""
     def kick_fd(self, index: int) -> int:
         """An eventfd that wakes the device for queue `index` (owned by the device)."""
     def interrupt_fd(self, index: int) -> int:
@@ -507,9 +516,9 @@ class SoftwareDevice:
         At a used buffer notification: no_interrupt.
         At a register access: refuse_features (FEATURES_OK does not stick), reset_never_ends
         (until `clear_faults`), slow_reset (after value reads of the status), config_flicker
-        (after a read, generation and capacity change, by value sectors), drop_config_write;
-        and, with a PciFace, refuse_vector (vectors from value on read back as NO_VECTOR),
-        queue_reset_never_ends (until `clear_faults`).
+        (after a read, generation and capacity change, by value sectors), drop_config_write,
+        queue_reset_never_ends (until `clear_faults`);
+        and, with a PciFace, refuse_vector (vectors from value on read back as NO_VECTOR).
         At once: needs_reset (DEVICE_NEEDS_RESET is set), spurious_interrupt (of queue value),
         spurious_config_interrupt; interrupts at most 65536 times.
 
@@ -547,9 +556,8 @@ class PciFace:
         queue_size_shown: int | None = None,
         short_common: bool = False,
     ) -> Self:
-        """The one face of `device`, which honours NOTIFICATION_DATA, NOTIF_CONFIG_DATA and
-        RING_RESET with it. Memory decoding, bus mastering and MSI-X are off, as in a machine that
-        starts.
+        """The one face of `device`, which honours NOTIFICATION_DATA and NOTIF_CONFIG_DATA with it.
+        Memory decoding, bus mastering and MSI-X are off, as in a machine that starts.
 
         `vector_count`: entries of the MSI-X table, at most 2048; 0: none. `notify_multiplier`: 0
         or a power of two from 2 to 4096. `queue_count_shown`, `queue_size_shown`: what num_queues

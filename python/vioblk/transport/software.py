@@ -4,6 +4,7 @@ It parses rings with code of its own, on its own thread, and counts what it sees
 """
 
 import stat
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from importlib import import_module
@@ -23,18 +24,26 @@ from vioblk.address import (
     text,
 )
 from vioblk.block.features import BLOCK_DEVICE_TYPE, BlockFeature
-from vioblk.errors import AddressError
+from vioblk.errors import AddressError, ResetTimeoutError
 from vioblk.features import Feature, FeatureSet
 from vioblk.pci.bars import size_bars
 from vioblk.pci.location import Location
 from vioblk.transport import PlacedFunction, no_pci_bus
-from vioblk.transport.base import QueueAddresses, QueueWires, Transport
+from vioblk.transport.base import (
+    QUEUE_RESET_TIMEOUT_S,
+    QueueAddresses,
+    QueueWires,
+    Transport,
+)
 from vioblk.transport.watch import EventWatcher
 
 SECTOR_BYTES: Final = 512
 
 FIRST_DEVICE_ADDRESS: Final = 1 << 32
 """Above what 32 bits hold, so that a truncated address is noticed."""
+
+RESET_POLL_INTERVAL_S: Final = 0.001
+"""Between looks whether a reset of a queue that takes its time has ended."""
 
 GUARD_BYTES: Final = 1 << 20
 """Between mappings, so that a device that runs over one's end meets nothing."""
@@ -113,7 +122,12 @@ class SoftwareTransport(Transport):
     name = "software"
     device_type = BLOCK_DEVICE_TYPE
     transport_features = frozenset(
-        {Feature.ACCESS_PLATFORM, Feature.ORDER_PLATFORM, Feature.RING_PACKED}
+        {
+            Feature.ACCESS_PLATFORM,
+            Feature.ORDER_PLATFORM,
+            Feature.RING_PACKED,
+            Feature.RING_RESET,
+        }
     )
     # Its thread ends before close() returns, and nothing else reaches the memory.
     memory_safe_after_close = True
@@ -172,6 +186,19 @@ class SoftwareTransport(Transport):
         self.device.enable_queue(index, *addresses)
         doorbell = Doorbell.eventfd(self.device.kick_fd(index))
         return QueueWires(doorbell, self.device.interrupt_fd(index))
+
+    def reset_queue(self, index: int, timeout_s: float = QUEUE_RESET_TIMEOUT_S) -> None:
+        """Reset one queue; the device has let go of it when its own call returns, but a fault can
+        keep it from saying so."""
+        deadline = time.monotonic() + timeout_s
+        self.device.reset_queue(index)
+        while self.device.is_queue_resetting(index):
+            if time.monotonic() >= deadline:
+                raise ResetTimeoutError(
+                    f"queue {index} did not confirm its reset within {timeout_s} s; reset it "
+                    "again, or the device"
+                )
+            time.sleep(RESET_POLL_INTERVAL_S)
 
     def on_config_change(self, callback: Callable[[], None] | None) -> None:
         """Call `callback` after each configuration change notification, on a thread for it."""

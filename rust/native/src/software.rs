@@ -198,6 +198,16 @@ impl SoftwareDevice {
         self.detached(py, |device| device.enable_queue(index, setup))
     }
 
+    fn reset_queue(&self, py: Python<'_>, index: &Bound<'_, PyAny>) -> PyResult<()> {
+        let index = within("index", index)?;
+        self.detached(py, |device| device.reset_queue(index))
+    }
+
+    fn is_queue_resetting(&self, py: Python<'_>, index: &Bound<'_, PyAny>) -> PyResult<bool> {
+        let index = within("index", index)?;
+        self.detached(py, |device| device.is_queue_resetting(index))
+    }
+
     fn kick_fd(&self, py: Python<'_>, index: &Bound<'_, PyAny>) -> PyResult<i32> {
         let index = within("index", index)?;
         self.device.kick_fd(index).map_err(|error| of_device(py, error))

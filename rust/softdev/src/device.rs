@@ -1,12 +1,11 @@
 //! The device as its owner holds it: registers, wires, and a thread that serves the queues.
 
 mod for_pci;
+mod queues;
 
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsRawFd, RawFd};
-use std::sync::atomic::{
-    AtomicBool, AtomicUsize, Ordering::AcqRel, Ordering::Acquire, Ordering::Release,
-};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::AcqRel, Ordering::Release};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
@@ -18,8 +17,8 @@ use crate::engine::{Engine, Wires};
 use crate::error::DeviceError;
 use crate::faults::{Fault, Moment};
 use crate::options::{CAPACITY_SECTORS_MAX, DeviceOptions};
-use crate::registers::status::{DRIVER_OK, FEATURES_OK};
-use crate::registers::{QueueSetup, Registers, ResetEnd, StatusChange, feature};
+use crate::registers::status::FEATURES_OK;
+use crate::registers::{Registers, ResetEnd, StatusChange, feature};
 use crate::ring::RingFeatures;
 use crate::service::{Service, lock, start_thread};
 use crate::storage::{LastError, MemoryStorage};
@@ -154,9 +153,9 @@ impl Device {
             let registers = lock(&self.service.registers);
             engine.disk.rules.features = registers.accepted();
             engine.disk.rules.write_through = registers.write_through();
-            (registers.queues().to_vec(), registers.accepted())
+            (registers.enabled_queues(), registers.accepted())
         };
-        match engine.adopt(&queues, ring_features(accepted)) {
+        match engine.adopt(&queues, RingFeatures::of(accepted)) {
             Ok(()) => {
                 self.service.wires.live.store(true, Release);
                 // Chains may be there already. Our own eventfd cannot fail.
@@ -213,84 +212,6 @@ impl Device {
     pub fn config_generation(&self) -> Result<u32, DeviceError> {
         self.check()?;
         Ok(lock(&self.service.registers).generation())
-    }
-
-    /// Set up queue `index`, between FEATURES_OK and DRIVER_OK, or after it was reset.
-    pub fn enable_queue(&self, index: usize, setup: QueueSetup) -> Result<(), DeviceError> {
-        self.check()?;
-        let mut engine = self.service.visit();
-        let mut registers = lock(&self.service.registers);
-        let accepted = registers.accepted();
-        let again = self.service.wires.live.load(Acquire)
-            && accepted >> feature::RING_RESET & 1 != 0
-            && registers.queues().get(index) == Some(&None);
-        if registers.status() & (DRIVER_OK | FEATURES_OK) != FEATURES_OK && !again {
-            return Err(DeviceError::State(format!(
-                "queues are set up between FEATURES_OK and DRIVER_OK; the status is {:#x}",
-                registers.status()
-            )));
-        }
-        let several = accepted >> feature::MQ & 1 != 0;
-        let queue_count = if several { self.options.queue_count } else { 1 };
-        self.check_setup(&setup, is_packed(accepted))?;
-        match registers.queue(index) {
-            Some(slot) if index < queue_count.into() => *slot = Some(setup),
-            _ => {
-                return Err(DeviceError::Invalid(format!(
-                    "there is no queue {index}: the driver may use {queue_count} \
-                     (the device has {}, MQ is {}negotiated)",
-                    self.options.queue_count,
-                    if several { "" } else { "not " }
-                )));
-            }
-        }
-        drop(registers);
-        if again {
-            match engine.adopt_one(index, &setup, ring_features(accepted)) {
-                Ok(()) => drop(self.service.control.signal()),
-                Err(violation) => self.service.condemn(violation),
-            }
-        }
-        Ok(())
-    }
-
-    fn check_setup(&self, setup: &QueueSetup, packed: bool) -> Result<(), DeviceError> {
-        let size_max = self.options.queue_size_max;
-        let fits = if packed { setup.size > 0 } else { setup.size.is_power_of_two() };
-        if !fits || setup.size > size_max {
-            return Err(DeviceError::Invalid(format!(
-                "the queue size is {}, not a {} up to {size_max}",
-                setup.size,
-                if packed { "number from 1" } else { "power of two" },
-            )));
-        }
-        let count = usize::from(setup.size);
-        let parts = if packed {
-            [
-                ("descriptor ring", setup.descriptors, 16, 16 * count),
-                ("driver event suppression structure", setup.available, 4, 4),
-                ("device event suppression structure", setup.used, 4, 4),
-            ]
-        } else {
-            [
-                ("descriptor table", setup.descriptors, 16, 16 * count),
-                ("available ring", setup.available, 2, 6 + 2 * count),
-                ("used ring", setup.used, 4, 6 + 8 * count),
-            ]
-        };
-        for (name, address, align, length) in parts {
-            if !address.is_multiple_of(align) {
-                return Err(DeviceError::Invalid(format!(
-                    "the {name} is at {address:#x}, not a multiple of {align}"
-                )));
-            }
-            if self.space.translate(address, length).is_none() {
-                return Err(DeviceError::Invalid(format!(
-                    "the {name}, {length} bytes at {address:#x}, is not in memory of this device"
-                )));
-            }
-        }
-        Ok(())
     }
 
     /// The eventfd that the driver signals for queue `index`.
@@ -408,7 +329,7 @@ impl Device {
         let mut engine = self.service.visit();
         let resetting = {
             let mut registers = lock(&self.service.registers);
-            registers.queue_reset_stuck = false;
+            registers.end_queue_resets();
             registers.is_resetting()
         };
         if resetting {
@@ -478,19 +399,6 @@ impl Drop for Device {
     fn drop(&mut self) {
         // Whoever wants to know whether the cache could be written back calls close().
         let _ = self.close();
-    }
-}
-
-fn is_packed(accepted: u64) -> bool {
-    accepted >> feature::RING_PACKED & 1 != 0
-}
-
-fn ring_features(accepted: u64) -> RingFeatures {
-    RingFeatures {
-        event_idx: accepted >> feature::EVENT_IDX & 1 != 0,
-        indirect: accepted >> feature::INDIRECT_DESC & 1 != 0,
-        packed: is_packed(accepted),
-        in_order: accepted >> feature::IN_ORDER & 1 != 0,
     }
 }
 

@@ -89,7 +89,7 @@ faults! {
     "reset_never_ends" ResetNeverEnds at Reset,
     /// The status keeps its bits after a write of 0 for as many reads as the value says.
     "slow_reset" SlowReset at Reset,
-    /// queue_reset goes on reading as 1, until faults are cleared.
+    /// The reset of a queue does not end, until faults are cleared.
     "queue_reset_never_ends" QueueResetNeverEnds at QueueReset,
     /// Vectors from the value on (0: all) are refused: NO_VECTOR is read back.
     "refuse_vector" RefuseVector at Vector,

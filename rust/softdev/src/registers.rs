@@ -40,8 +40,7 @@ pub mod feature {
     pub const RING_RESET: u32 = 40;
 
     /// Those that need registers which only the PCI face has.
-    pub const HONOURED_BY_PCI: u64 =
-        1 << NOTIFICATION_DATA | 1 << NOTIF_CONFIG_DATA | 1 << RING_RESET;
+    pub const HONOURED_BY_PCI: u64 = 1 << NOTIFICATION_DATA | 1 << NOTIF_CONFIG_DATA;
 
     /// All of the above but those.
     pub const HONOURED: u64 = 1 << SIZE_MAX
@@ -61,7 +60,8 @@ pub mod feature {
         | 1 << ACCESS_PLATFORM
         | 1 << RING_PACKED
         | 1 << IN_ORDER
-        | 1 << ORDER_PLATFORM;
+        | 1 << ORDER_PLATFORM
+        | 1 << RING_RESET;
 }
 
 /// Bytes of struct virtio_blk_config (VIRTIO 1.4, 5.2.4 Device configuration layout).
@@ -86,6 +86,17 @@ const PHYSICAL_BLOCK_BYTES: u32 = 4096;
 
 /// A queue as the driver set it up.
 pub type QueueSetup = RingAddresses;
+
+/// What the driver has made of a queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum QueueState {
+    /// Nothing, or it was reset.
+    Disabled,
+    /// It is in use, or will be with DRIVER_OK.
+    Enabled(QueueSetup),
+    /// It was reset and, by a fault, its reset does not end.
+    Resetting,
+}
 
 /// What the configuration space shows, apart from what can change.
 #[derive(Clone, Debug)]
@@ -123,11 +134,9 @@ pub(crate) struct Registers {
     /// Sectors that the configuration space shows too few (a fault).
     hidden_sectors: u64,
     writeback: u8,
-    queues: Vec<Option<QueueSetup>>,
+    queues: Vec<QueueState>,
     /// A reset was asked for and, by a fault, has not ended yet.
     reset_under_way: Option<ResetEnd>,
-    /// A queue was reset and, by a fault, its reset does not end.
-    pub(crate) queue_reset_stuck: bool,
     /// Features that the device can honour.
     honoured: u64,
 }
@@ -141,14 +150,14 @@ pub(crate) enum ResetEnd {
     AfterReads(u64),
 }
 
-fn has(features: u64, bit: u32) -> bool {
+pub(crate) fn has(features: u64, bit: u32) -> bool {
     features >> bit & 1 != 0
 }
 
 impl Registers {
     pub(crate) fn new(model: Model, capacity_sectors: u64) -> Self {
         let mut registers = Self {
-            queues: vec![None; model.queue_count.into()],
+            queues: vec![QueueState::Disabled; model.queue_count.into()],
             status: 0,
             accepted: 0,
             generation: 0,
@@ -156,7 +165,6 @@ impl Registers {
             hidden_sectors: 0,
             writeback: 0,
             reset_under_way: None,
-            queue_reset_stuck: false,
             honoured: feature::HONOURED,
             model,
         };
@@ -168,11 +176,10 @@ impl Registers {
     pub(crate) fn reset(&mut self) {
         self.status = 0;
         self.accepted = 0;
-        self.queues.fill(None);
+        self.queues.fill(QueueState::Disabled);
         // Where flushes are offered, a driver must expect a cache until it says otherwise.
         self.writeback = has(self.model.offered, feature::FLUSH).into();
         self.reset_under_way = None;
-        self.queue_reset_stuck = false;
     }
 
     pub(crate) fn begin_reset(&mut self, end: ResetEnd) {
@@ -316,12 +323,23 @@ impl Registers {
         }
     }
 
-    pub(crate) fn queue(&mut self, index: usize) -> Option<&mut Option<QueueSetup>> {
+    pub(crate) fn queue(&mut self, index: usize) -> Option<&mut QueueState> {
         self.queues.get_mut(index)
     }
 
-    pub(crate) fn queues(&self) -> &[Option<QueueSetup>] {
-        &self.queues
+    /// By queue: where it lies, if it is enabled.
+    pub(crate) fn enabled_queues(&self) -> Vec<Option<QueueSetup>> {
+        let setup = |state: &QueueState| match state {
+            QueueState::Enabled(setup) => Some(*setup),
+            QueueState::Disabled | QueueState::Resetting => None,
+        };
+        self.queues.iter().map(setup).collect()
+    }
+
+    /// End the resets of queues that did not.
+    pub(crate) fn end_queue_resets(&mut self) {
+        let resetting = self.queues.iter_mut().filter(|state| **state == QueueState::Resetting);
+        resetting.for_each(|state| *state = QueueState::Disabled);
     }
 
     /// Fields are there as soon as their feature is offered; the rest of the 96 bytes is zero.

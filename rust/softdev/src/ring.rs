@@ -14,6 +14,9 @@ pub(crate) use chain::Completion;
 pub use split::DeviceRing;
 pub use violation::Violation;
 
+#[cfg(not(loom))]
+use crate::registers::{feature, has};
+
 const NEXT: u16 = 1;
 const WRITE: u16 = 2;
 const INDIRECT: u16 = 4;
@@ -48,6 +51,19 @@ pub struct RingFeatures {
     pub packed: bool,
     /// VIRTIO_F_IN_ORDER.
     pub in_order: bool,
+}
+
+#[cfg(not(loom))]
+impl RingFeatures {
+    /// Those among `accepted`.
+    pub(crate) fn of(accepted: u64) -> Self {
+        Self {
+            event_idx: has(accepted, feature::EVENT_IDX),
+            indirect: has(accepted, feature::INDIRECT_DESC),
+            packed: has(accepted, feature::RING_PACKED),
+            in_order: has(accepted, feature::IN_ORDER),
+        }
+    }
 }
 
 /// Whether the step of an index from `old` to `new` passed `event`.

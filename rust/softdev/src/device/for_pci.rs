@@ -37,26 +37,6 @@ impl Device {
         }
     }
 
-    /// VIRTIO 1.4, 2.6.1 Virtqueue Reset.
-    pub(crate) fn reset_queue(&self, index: usize) {
-        let mut engine = self.service.visit();
-        engine.retire(index);
-        if let Some(kick) = self.service.wires.kicks.get(index) {
-            kick.drain();
-        }
-        let stuck = self.strike(Moment::QueueReset).is_some();
-        let mut registers = lock(&self.service.registers);
-        registers.queue_reset_stuck |= stuck;
-        if let Some(queue) = registers.queue(index) {
-            *queue = None;
-        }
-    }
-
-    /// Whether resets of queues do not end.
-    pub(crate) fn is_queue_reset_stuck(&self) -> bool {
-        lock(&self.service.registers).queue_reset_stuck
-    }
-
     /// What the driver accepted.
     pub(crate) fn accepted(&self) -> u64 {
         lock(&self.service.registers).accepted()

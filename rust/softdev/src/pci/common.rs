@@ -45,6 +45,11 @@ impl Queue {
         }
     }
 
+    /// As it is after a reset.
+    pub(super) fn clear(&mut self, size_max: u16) {
+        *self = Self::new(size_max);
+    }
+
     fn address(&mut self, field: Field) -> (&mut u64, usize) {
         match field {
             Field::QueueDesc => (&mut self.descriptors, 0),

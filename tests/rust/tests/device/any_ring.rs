@@ -35,6 +35,9 @@ impl Format {
     pub const PACKED: Self = Self { packed: true, in_order: false };
     pub const PACKED_IN_ORDER: Self = Self { in_order: true, ..Self::PACKED };
 
+    pub const ALL: [Self; 4] =
+        [Self::SPLIT, Self::SPLIT_IN_ORDER, Self::PACKED, Self::PACKED_IN_ORDER];
+
     pub fn features(self) -> u64 {
         u64::from(self.packed) << feature::RING_PACKED
             | u64::from(self.in_order) << feature::IN_ORDER

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod any_ring;
+mod bar;
 mod driver;
 mod faults;
 mod files;
@@ -16,5 +17,7 @@ mod life_cycle;
 mod notifications;
 mod pci;
 mod pci_interrupts;
+mod pci_queue_reset;
+mod queue_reset;
 mod requests;
 mod write_cache;

@@ -16,7 +16,7 @@ fn batch(driver: &mut Driver, count: u16) {
     let head = link_flush(driver);
     (0..count).for_each(|_| driver.offer(head));
     driver.publish();
-    assert_eq!(driver.device.serve(usize::MAX).unwrap(), count.into());
+    assert_eq!(driver.device.serve(usize::MAX).unwrap(), usize::from(count));
     while driver.reap().is_some() {}
 }
 

@@ -3,8 +3,8 @@
 use shm::Width;
 use softdev::Fault;
 
+use crate::bar::{Bar, CONFIG_MSIX_VECTOR, QUEUE_MSIX_VECTOR, assert_says};
 use crate::driver::*;
-use crate::pci::{Bar, CONFIG_MSIX_VECTOR, QUEUE_MSIX_VECTOR, assert_says};
 
 use Width::{Bits8, Bits16, Bits32};
 

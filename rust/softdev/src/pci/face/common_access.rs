@@ -78,7 +78,7 @@ impl PciFace {
             Field::QueueNotifyOff => notify_off(index) as u32,
             Field::QueueNotifConfigData => self.notify_value(index).into(),
             Field::QueueReset => {
-                queue.resetting &= self.device.is_queue_reset_stuck();
+                queue.resetting = self.device.is_queue_resetting(index).unwrap_or(false);
                 queue.resetting.into()
             }
             _ => queue.read_half(field, upper),
@@ -198,7 +198,7 @@ impl PciFace {
         };
         match field {
             Field::QueueEnable => return self.enable(queue, index, value),
-            Field::QueueReset => return self.reset_queue(queue, index, value),
+            Field::QueueReset => return self.reset_queue(queue, index, size_max, value),
             _ => {}
         }
         refuse_unless(!queue.enabled, || {
@@ -245,12 +245,19 @@ impl PciFace {
     }
 
     /// VIRTIO 1.4, 2.6.1 Virtqueue Reset.
-    fn reset_queue(&self, queue: &mut Queue, index: usize, value: u32) -> Result<(), Refusal> {
+    fn reset_queue(
+        &self,
+        queue: &mut Queue,
+        index: usize,
+        size_max: u16,
+        value: u32,
+    ) -> Result<(), Refusal> {
         refuse_unless(value == 1, || format!("queue_reset was written {value}"))?;
         refuse_unless(queue.enabled, || format!("queue {index} was reset, but is not enabled"))?;
-        self.device.reset_queue(index);
-        queue.enabled = false;
-        queue.resetting = self.device.is_queue_reset_stuck();
+        self.device.reset_queue(index)?;
+        // As after a reset of the device: all is to be programmed again.
+        queue.clear(size_max);
+        queue.resetting = self.device.is_queue_resetting(index)?;
         self.interrupts.set_queue_vector(index, NO_VECTOR);
         Ok(())
     }
