@@ -6,7 +6,7 @@ use shm::{DmaSpace, Pin, Segment};
 use vioblk_tests::clause;
 use vring::{PushError, Ring, RingOptions, SplitLayout, SplitQueue, Used};
 
-use crate::device::{Device, Part, Random, parts_of};
+use crate::device::{Device, Part, Random, links_of, parts_of};
 
 /// Where the device sees the memory: beyond 32 bits.
 const BASE: u64 = 5 << 32;
@@ -38,6 +38,9 @@ struct Run {
     device: Device,
     data: Pin,
     event_idx: bool,
+    in_order: bool,
+    /// With IN_ORDER, where the next chain begins in the descriptor table.
+    next_slot: u16,
     random: Random,
     /// Chains before this one are short, so that the wrap is reached soon.
     short_until: u64,
@@ -64,7 +67,7 @@ struct Run {
 }
 
 impl Run {
-    fn new(size: usize, tables: usize, event_idx: bool) -> Self {
+    fn new(size: usize, tables: usize, event_idx: bool, in_order: bool) -> Self {
         let space = DmaSpace::new();
         let layout = SplitLayout::new(size, None, tables).unwrap();
         let ring_bytes = layout.length.next_multiple_of(4096);
@@ -73,7 +76,7 @@ impl Run {
         space.map(DATA_BYTES, BASE + (1 << 33)).unwrap();
         let region = space.alloc(ring_bytes, 4096).unwrap();
         let data = space.alloc(DATA_BYTES, 4096).unwrap().pin().unwrap();
-        let options = RingOptions { event_idx, ..RingOptions::default() };
+        let options = RingOptions { event_idx, in_order, ..RingOptions::default() };
         let ring = SplitQueue::new(region.claim().unwrap(), layout, options).unwrap();
         let device = Device::new(&space, region.device_address(), &layout, event_idx);
         let seed = (size << 8 | tables << 1 | usize::from(event_idx)) as u64;
@@ -82,6 +85,8 @@ impl Run {
             device,
             data,
             event_idx,
+            in_order,
+            next_slot: 0,
             random: Random::new(seed),
             short_until: 0,
             pushed: Vec::new(),
@@ -131,8 +136,13 @@ impl Run {
             length: segment.len(),
             writable: index >= readable_count,
         });
+        let head = outcome.unwrap();
         self.free -= needed;
-        self.pushed.push(Asked { head: outcome.unwrap(), parts: parts.collect() });
+        if self.in_order {
+            assert_eq!(head, self.next_slot, "chains take the slots of the table in turn");
+            self.next_slot = (head + needed) % self.ring.size();
+        }
+        self.pushed.push(Asked { head, parts: parts.collect() });
         true
     }
 
@@ -142,6 +152,9 @@ impl Run {
         self.ring.withdraw(|head| heads.push(head));
         let newest_first = self.pushed.iter().rev().map(|asked| asked.head);
         assert!(heads.iter().copied().eq(newest_first));
+        if let Some(oldest) = heads.last() {
+            self.next_slot = *oldest;
+        }
         for asked in std::mem::take(&mut self.pushed) {
             self.free += self.descriptors_of(asked.parts.len());
         }
@@ -182,25 +195,33 @@ impl Run {
             };
             let chain = self.device.take().expect("a chain was published");
             let head = chain.head_index();
+            let links = links_of(chain.clone());
             assert_eq!((head, parts_of(chain)), (asked.head, asked.parts.clone()));
             let segments = asked.parts.len();
             let in_table = segments >= 2 && self.descriptors_of(segments) == 1;
             assert_eq!(self.device.is_indirect(head), in_table);
+            if self.in_order {
+                let (start, modulus) =
+                    if in_table { (0, u16::MAX) } else { (head, self.ring.size()) };
+                let expected = (1..segments as u16).map(|step| (start + step) % modulus);
+                assert!(links.iter().copied().eq(expected), "{links:?} of {head}, {segments}");
+            }
             self.held.push(asked);
         }
     }
 
-    /// The device completes some that it holds, any of them, and notifies if that is wanted.
+    /// The device completes some that it holds, and notifies if that is wanted.
     fn complete(&mut self, count: usize) {
         let old = self.completed_count;
-        for _ in 0..count.min(self.held.len()) {
-            let index = self.random.below(self.held.len());
-            let asked = self.held.swap_remove(index);
-            let length = self.random.up_to(asked.writable_bytes()) as u32;
-            self.device.complete(asked.head, length);
-            let descriptors = self.descriptors_of(asked.parts.len());
-            self.used.push_back((asked.head, length, descriptors));
-            self.completed_count += 1;
+        let mut left = count.min(self.held.len());
+        while left > 0 {
+            // Without IN_ORDER any of them; with it the oldest, perhaps several by one entry.
+            let batch = if self.in_order { 1 + self.random.below(left) } else { 1 };
+            left -= batch;
+            let entries: Vec<(u16, u32)> =
+                (0..batch).map(|at| self.choose(at + 1 == batch)).collect();
+            self.device.complete_batch(&entries);
+            self.completed_count += batch as u64;
         }
         let interrupt = self.device.needs_notification();
         // Without EVENT_IDX the crate always says yes.
@@ -213,6 +234,18 @@ impl Run {
             );
             self.interrupt_count += u64::from(interrupt);
         }
+    }
+
+    /// The next that is completed: its head, and how much is said to be written. Of one that the
+    /// device passes over, all is.
+    fn choose(&mut self, is_named: bool) -> (u16, u32) {
+        let index = if self.in_order { 0 } else { self.random.below(self.held.len()) };
+        let asked = self.held.remove(index);
+        let writable = asked.writable_bytes();
+        let length = if is_named { self.random.up_to(writable) } else { writable } as u32;
+        let descriptors = self.descriptors_of(asked.parts.len());
+        self.used.push_back((asked.head, length, descriptors));
+        (asked.head, length)
     }
 
     /// The driver takes back at most `limit`, in the order in which they were completed.
@@ -299,10 +332,10 @@ fn is_wanted(event: Option<u16>, event_idx: bool, old: u64, new: u64) -> bool {
 }
 
 /// Rings of these sizes, with and without indirect tables.
-fn walk(event_idx: bool, sizes: &[usize]) {
+fn walk(event_idx: bool, in_order: bool, sizes: &[usize]) {
     for &size in sizes {
         for tables in [0, SEGMENTS_MAX.min(size)] {
-            Run::new(size, tables, event_idx).run(false);
+            Run::new(size, tables, event_idx, in_order).run(false);
         }
     }
 }
@@ -312,15 +345,15 @@ const SIZES: [usize; 11] = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024];
 #[test]
 fn chains_and_completions_are_understood_on_rings_of_every_size() {
     clause!("SPLIT-LAYOUT-01", "SPLIT-INDIR-01", "SPLIT-INDIR-04", "SPLIT-ADD-03");
-    walk(true, &SIZES);
-    walk(false, &SIZES);
+    walk(true, false, &SIZES);
+    walk(false, false, &SIZES);
 }
 
 #[test]
 fn the_indices_wrap_and_each_side_is_notified_at_the_event_index_it_set() {
     clause!("SPLIT-KICK-06", "SPLIT-KICK-07", "SPLIT-INTR-03", "SPLIT-INTR-04");
     for (size, tables) in [(1, 0), (4, 4), (16, 0), (256, 16), (1024, 0)] {
-        Run::new(size, tables, true).run(true);
+        Run::new(size, tables, true, false).run(true);
     }
 }
 
@@ -328,6 +361,20 @@ fn the_indices_wrap_and_each_side_is_notified_at_the_event_index_it_set() {
 fn the_indices_wrap_and_the_flags_say_who_is_notified() {
     clause!("SPLIT-KICK-03", "SPLIT-KICK-04", "SPLIT-INTR-01", "SPLIT-INTR-02");
     for (size, tables) in [(2, 0), (32, 16), (512, 0)] {
-        Run::new(size, tables, false).run(true);
+        Run::new(size, tables, false, false).run(true);
+    }
+}
+
+#[test]
+fn in_order_chains_take_the_table_in_turn_and_one_entry_returns_a_batch() {
+    clause!("INORDER-SPLIT-01", "INORDER-SPLIT-02", "SPLIT-INDIR-05");
+    walk(true, true, &SIZES);
+    walk(false, true, &SIZES);
+}
+
+#[test]
+fn the_indices_wrap_with_chains_in_order() {
+    for (size, tables, event_idx) in [(1, 0, true), (4, 4, false), (64, 0, true), (256, 16, true)] {
+        Run::new(size, tables, event_idx, true).run(true);
     }
 }

@@ -11,6 +11,8 @@ use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryMmap};
 use vring::SplitLayout;
 
 const DESCRIPTOR_BYTES: u64 = 16;
+const USED_HEADER_BYTES: u64 = 4;
+const USED_BYTES: u64 = 8;
 
 /// What one descriptor says of a buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +65,26 @@ impl Device {
         self.memory.load(GuestAddress(self.queue.avail_ring()), Relaxed).unwrap()
     }
 
+    /// Return chains, of which the last is named by the one entry that stands for all of them
+    /// (VIRTIO 1.4, 2.7.9 In-order use of descriptors).
+    ///
+    /// The crate has no such batches: it writes an entry for each, and then the first is made to
+    /// be that of the last, and the others nonsense, before the driver looks.
+    pub fn complete_batch(&mut self, entries: &[(u16, u32)]) {
+        let first = self.queue.next_used();
+        for &(head, length) in entries {
+            self.complete(head, length);
+        }
+        let &[_, .., (last, length)] = entries else { return };
+        let nonsense = entries.iter().skip(1).map(|_| (u32::MAX, u32::MAX));
+        let written = std::iter::once((u32::from(last), length)).chain(nonsense);
+        for (index, (id, length)) in written.enumerate() {
+            let slot = first.wrapping_add(index as u16) % self.queue.size();
+            let address = self.queue.used_ring() + USED_HEADER_BYTES + USED_BYTES * u64::from(slot);
+            self.memory.write_obj([id.to_le(), length.to_le()], GuestAddress(address)).unwrap();
+        }
+    }
+
     pub fn complete(&mut self, head: u16, length: u32) {
         self.queue.add_used(&*self.memory, head, length).unwrap();
     }
@@ -100,6 +122,11 @@ pub fn parts_of(chain: Chain) -> Vec<Part> {
         writable: descriptor.is_write_only(),
     };
     chain.map(part).collect()
+}
+
+/// Where each descriptor of a chain but the last links to.
+pub fn links_of(chain: Chain) -> Vec<u16> {
+    chain.filter(Descriptor::has_next).map(|descriptor| descriptor.next()).collect()
 }
 
 /// xorshift64*: reproducible, and cheap next to a chain.

@@ -80,6 +80,7 @@ struct Run {
     device: Device,
     data: Region,
     event_idx: bool,
+    in_order: bool,
     random: Random,
     /// Places that no request in flight uses.
     places: Vec<usize>,
@@ -97,14 +98,14 @@ struct Run {
 }
 
 impl Run {
-    fn new(shape: Shape, event_idx: bool) -> Self {
+    fn new(shape: Shape, event_idx: bool, in_order: bool) -> Self {
         let space = DmaSpace::new();
         space.map(MEMORY_BYTES, BASE).unwrap();
         let layout = SplitLayout::new(shape.size, None, shape.tables).unwrap();
         let region = space.alloc(layout.length, 4096).unwrap();
         let slots = space.alloc(vring::slots_length(shape.size), 4096).unwrap();
         let data = space.alloc(PLACES * PLACE_BYTES, 4096).unwrap();
-        let options = RingOptions { event_idx, ..RingOptions::default() };
+        let options = RingOptions { event_idx, in_order, ..RingOptions::default() };
         let ring = SplitQueue::new(region.claim().unwrap(), layout, options).unwrap();
         let device = Device::new(&space, region.device_address(), &layout, event_idx);
         let (slots, limits) = (slots.claim().unwrap(), shape.limits());
@@ -115,6 +116,7 @@ impl Run {
             device,
             data,
             event_idx,
+            in_order,
             places: (0..PLACES).collect(),
             free: shape.size,
             shape,
@@ -234,12 +236,12 @@ impl Run {
         assert_eq!(readable, readable_of(request));
     }
 
-    /// The device answers some that it holds, any of them, each in one of the ways that there are.
+    /// The device answers some that it holds, any of them (with IN_ORDER the oldest), each in one of the ways that there are.
     fn complete(&mut self, count: usize) {
         let count = count.min(self.held.len());
         for _ in 0..count {
-            let index = self.random.below(self.held.len());
-            let one = self.held.swap_remove(index);
+            let index = if self.in_order { 0 } else { self.random.below(self.held.len()) };
+            let one = self.held.remove(index);
             let status = self.random.below(STATUSES.into()) as u8;
             let data_bytes = if one.request.kind == kind::OUT || !one.request.has_data() {
                 0
@@ -393,7 +395,7 @@ const SHAPES: [Shape; 6] = [
 fn the_device_reads_each_request_as_asked_and_its_answers_come_back_with_event_idx() {
     clause!("BLK-FLUSH-01", "BLK-FLUSH-02", "BLK-REQ-02", "SPLIT-USED-01");
     for shape in SHAPES {
-        Run::new(shape, true).run();
+        Run::new(shape, true, false).run();
     }
 }
 
@@ -401,6 +403,16 @@ fn the_device_reads_each_request_as_asked_and_its_answers_come_back_with_event_i
 fn the_device_reads_each_request_as_asked_and_its_answers_come_back_without_event_idx() {
     clause!("BLK-REQ-01", "BLK-REQ-03", "SPLIT-KICK-03", "SPLIT-KICK-04");
     for shape in SHAPES {
-        Run::new(shape, false).run();
+        Run::new(shape, false, false).run();
+    }
+}
+
+#[test]
+fn requests_and_answers_in_order_are_understood() {
+    for shape in SHAPES {
+        Run::new(shape, true, true).run();
+    }
+    for shape in SHAPES {
+        Run::new(shape, false, true).run();
     }
 }
