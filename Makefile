@@ -115,7 +115,8 @@ clauses: clauses-record $(STAMPS)/dev
 bench: test-tools $(STAMPS)/dev $(STAMPS)/extension
 	@$(BIN)/python -m benches.refuse_debug
 	$(BIN)/python -m pytest benches --benchmark-enable --benchmark-only
-	cargo bench --locked --package vioblk-benches
+	cargo bench --locked --package vioblk-benches --bench rings
+	$(BIN)/python -m benches.versus
 
 .PHONY: soak
 soak: toolchain

@@ -1,23 +1,17 @@
 """Refuses a debug build, prints the ratios, and writes them to benches/out."""
 
-import json
-import os
-import platform
-import subprocess
 from collections.abc import Callable
 from dataclasses import asdict
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
+from benches import report
 from benches.measure import Comparison, Spread
 from benches.refuse_debug import refusal
 from vioblk._native import BUILD_PROFILE
 
-OUT = Path(__file__).parent / "out"
 RESULTS: pytest.StashKey[list[dict[str, Any]]] = pytest.StashKey()
 
 Compare = Callable[..., Spread]
@@ -72,7 +66,7 @@ def pytest_terminal_summary(
     )
     for result in results:
         terminalreporter.write_line(_line(result))
-    path = _write(results)
+    path = report.write(BUILD_PROFILE, results=results)
     terminalreporter.write_line(f"written to {path}")
 
 
@@ -87,39 +81,3 @@ def _line(result: dict[str, Any]) -> str:
         f"{name:<32} {Spread(**result['ratio']):.1f} times{target};"
         f" requests/s: native {native}, pure Python {reference}"
     )
-
-
-def _write(results: list[dict[str, Any]]) -> Path:
-    now = datetime.now(UTC)
-    report = {
-        "time": now.isoformat(timespec="seconds"),
-        "commit": _commit(),
-        "build_profile": BUILD_PROFILE,
-        "machine": {
-            "processor": _processor(),
-            "processor_count": os.cpu_count(),
-            "system": platform.platform(),
-            "python": platform.python_version(),
-        },
-        "results": results,
-    }
-    OUT.mkdir(exist_ok=True)
-    path = OUT / f"{now:%Y%m%dT%H%M%SZ}.json"
-    path.write_text(json.dumps(report, indent=2) + "\n")
-    return path
-
-
-def _commit() -> str:
-    """The commit, with "+" after it if the tree has other changes."""
-    command = ["git", "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"]
-    result = subprocess.run(
-        command, cwd=OUT.parent, capture_output=True, text=True, check=False, timeout=30
-    )
-    return result.stdout.strip() or "unknown"
-
-
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.machine()

@@ -1,0 +1,109 @@
+//! Rings of every format, and of other crates, beside each other: one line of JSON for each, with
+//! the nanoseconds per request of every round. `python -m benches.versus` makes figures of them.
+//!
+//! A round measures all of them back to back, the next one in the opposite order.
+
+#![forbid(unsafe_code)]
+
+use std::time::Duration;
+
+use vioblk_benches::{
+    Duo, Format, Outcome, QUEUE_SIZE, Shape, Subject, virtio_driver_packed, virtio_driver_split,
+    virtio_drivers_split,
+};
+
+const ROUNDS: usize = 101;
+const WARM_UP_ROUNDS: usize = 5;
+
+/// What all subjects are measured at.
+struct Case {
+    threads: usize,
+    shape: Shape,
+    batch: usize,
+}
+
+impl Case {
+    /// A millisecond or two: long beside the clock and the start of a thread, short beside a
+    /// processor's time slice.
+    fn requests(&self) -> usize {
+        match (self.threads, self.batch) {
+            (1, _) => 64_000,
+            (_, 1) => 6_400,
+            _ => 32_000,
+        }
+    }
+
+    fn measure(&self, subject: &mut dyn Subject, duo: &Duo) -> Outcome<f64> {
+        let (total, batch) = (self.requests(), self.batch);
+        let took: Duration = match self.threads {
+            1 => subject.on_one_thread(total, batch),
+            _ => subject.on_two_threads(duo, total, batch),
+        }?;
+        Ok(took.as_secs_f64() * 1e9 / total as f64)
+    }
+
+    fn run(&self, duo: &Duo, rounds: usize) -> Outcome<()> {
+        let mut subjects = subjects(self.shape)?;
+        let mut samples = vec![Vec::with_capacity(rounds); subjects.len()];
+        for round in 0..WARM_UP_ROUNDS + rounds {
+            let mut order: Vec<usize> = (0..subjects.len()).collect();
+            if round % 2 == 1 {
+                order.reverse();
+            }
+            for index in order {
+                let ns = self.measure(&mut *subjects[index].1, duo)?;
+                if round >= WARM_UP_ROUNDS {
+                    samples[index].push(ns);
+                }
+            }
+        }
+        for ((name, _), samples) in subjects.iter().zip(samples) {
+            println!("{}", self.line(name, &samples));
+        }
+        Ok(())
+    }
+
+    fn line(&self, name: &str, samples: &[f64]) -> String {
+        let samples: Vec<String> = samples.iter().map(|ns| format!("{ns:.3}")).collect();
+        format!(
+            r#"{{"subject":"{name}","threads":{},"descriptors":{},"batch":{},"queue_size":{QUEUE_SIZE},"ns":[{}]}}"#,
+            self.threads,
+            self.shape.descriptors(),
+            self.batch,
+            samples.join(",")
+        )
+    }
+}
+
+fn subjects(shape: Shape) -> Outcome<Vec<(&'static str, Box<dyn Subject>)>> {
+    let mut all = vec![
+        ("virtio-drivers", virtio_drivers_split(shape)?),
+        ("split", Format::Split.pair(shape, 0)?),
+        ("virtio-driver", virtio_driver_split(shape)?),
+        ("packed", Format::Packed.pair(shape, 0)?),
+        ("split-in-order", Format::SplitInOrder.pair(shape, 0)?),
+        ("packed-in-order", Format::PackedInOrder.pair(shape, 0)?),
+    ];
+    if shape == Shape::Three {
+        // It leaves NEXT set on a chain of one descriptor.
+        all.push(("virtio-driver-packed", virtio_driver_packed(shape)?));
+    }
+    Ok(all)
+}
+
+fn main() -> Outcome<()> {
+    if cfg!(debug_assertions) {
+        return Err("a debug build: its timings mean nothing; run it by `cargo bench`".into());
+    }
+    let rounds =
+        std::env::var("VIOBLK_BENCH_ROUNDS").map_or(Ok(ROUNDS), |rounds| rounds.parse())?;
+    let duo = Duo::new()?;
+    for threads in [1, 2] {
+        for shape in [Shape::One, Shape::Three] {
+            for batch in [1, 64] {
+                Case { threads, shape, batch }.run(&duo, rounds)?;
+            }
+        }
+    }
+    Ok(())
+}

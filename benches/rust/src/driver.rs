@@ -1,0 +1,35 @@
+//! What is measured of a driver's half.
+
+use crate::Outcome;
+
+/// What a request is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// Data that the device writes.
+    One,
+    /// Header, data that the device writes, status: a block device's read.
+    Three,
+}
+
+impl Shape {
+    /// Descriptors of one request.
+    pub fn descriptors(self) -> usize {
+        match self {
+            Self::One => 1,
+            Self::Three => 3,
+        }
+    }
+}
+
+/// A driver's half of a ring, with requests to put on it.
+pub trait Driver: Send {
+    /// Make `count` requests available, in one step where the crate can; whether the device is to
+    /// be notified.
+    fn submit(&mut self, count: usize) -> Outcome<bool>;
+
+    /// Take back what the device has used; how many.
+    fn reap(&mut self) -> Outcome<usize>;
+
+    /// Ask for a notification of the next used chain, and then for none.
+    fn arm_and_disarm(&mut self) -> Outcome<()>;
+}

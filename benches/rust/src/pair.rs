@@ -1,0 +1,107 @@
+//! A driver and its device, and the work that is timed.
+
+use std::time::{Duration, Instant};
+
+use crate::device::{Answers, Device};
+use crate::{Driver, Duo, Outcome, QUEUE_SIZE, Shape};
+
+/// Nothing takes this long unless a request was lost.
+const LOST: Duration = Duration::from_secs(20);
+/// Looks at the ring between two looks at the clock.
+const LOOKS: u32 = 1 << 20;
+
+/// Something to measure. Each call carries `total` requests out in batches of `batch`, which
+/// divides it, and says how long it took.
+pub trait Subject {
+    /// The driver's half alone.
+    fn driver(&mut self) -> &mut dyn Driver;
+
+    /// Driver and device in turns: submit a batch, serve it, reap it.
+    fn on_one_thread(&mut self, total: usize, batch: usize) -> Outcome<Duration>;
+
+    /// The device on the other thread of `duo`; both look for work without pause. In batches of 1
+    /// the driver waits for each request before the next; else it keeps the ring filled: a batch
+    /// is submitted as soon as its descriptors are free.
+    fn on_two_threads(&mut self, duo: &Duo, total: usize, batch: usize) -> Outcome<Duration>;
+}
+
+/// A driver and its device.
+#[derive(Debug)]
+pub struct Pair<D, H> {
+    driver: D,
+    device: Device<H>,
+    shape: Shape,
+}
+
+impl<D: Driver, H: Answers> Pair<D, H> {
+    /// The two halves of one ring.
+    pub fn new(driver: D, device: Device<H>, shape: Shape) -> Self {
+        Self { driver, device, shape }
+    }
+}
+
+impl<D: Driver, H: Answers> Subject for Pair<D, H> {
+    fn driver(&mut self) -> &mut dyn Driver {
+        &mut self.driver
+    }
+
+    fn on_one_thread(&mut self, total: usize, batch: usize) -> Outcome<Duration> {
+        let started = Instant::now();
+        for _ in 0..total / batch {
+            submit(&mut self.driver, batch)?;
+            let served = self.device.serve()?;
+            let reaped = self.driver.reap()?;
+            if (served, reaped) != (batch, batch) {
+                return Err(format!("of {batch}, {served} were served, {reaped} reaped").into());
+            }
+        }
+        Ok(started.elapsed())
+    }
+
+    fn on_two_threads(&mut self, duo: &Duo, total: usize, batch: usize) -> Outcome<Duration> {
+        let Self { driver, device, shape } = self;
+        let in_flight_max = if batch == 1 { 1 } else { QUEUE_SIZE / shape.descriptors() };
+        let mut exchange = |total| exchange(driver, total, batch, in_flight_max);
+        duo.run(
+            |stop| device.serve_until(stop),
+            || {
+                // Both threads are to be at it, and their caches warm.
+                exchange(total.div_ceil(8).next_multiple_of(batch))?;
+                exchange(total)
+            },
+        )
+    }
+}
+
+fn submit(driver: &mut impl Driver, batch: usize) -> Outcome<()> {
+    if driver.submit(batch)? {
+        return Err("the device asked for a notification".into());
+    }
+    Ok(())
+}
+
+fn exchange(
+    driver: &mut impl Driver,
+    total: usize,
+    batch: usize,
+    in_flight_max: usize,
+) -> Outcome<Duration> {
+    let (mut submitted, mut completed, mut looks) = (0, 0, 0_u32);
+    let started = Instant::now();
+    while completed < total {
+        while submitted < total && submitted - completed + batch <= in_flight_max {
+            submit(driver, batch)?;
+            submitted += batch;
+        }
+        let reaped = driver.reap()?;
+        completed += reaped;
+        if reaped == 0 {
+            std::hint::spin_loop();
+            looks = looks.wrapping_add(1);
+            if looks.is_multiple_of(LOOKS) && started.elapsed() > LOST {
+                return Err(format!("{completed} of {submitted} requests came back").into());
+            }
+        }
+    }
+    Ok(started.elapsed())
+}
