@@ -144,6 +144,9 @@ class SplitQueue(DriverHalf[RawSplitRing]):
                 f"used index {self._used_index} is {ahead} ahead of"
                 f" the {self.outstanding_count} chains outstanding"
             )
+        if self._ready_count < len(self._returned):
+            # Moved back, but what was given back stays so, and ends what can be ready.
+            self._used_index = (self._used_index_seen + len(self._returned)) & _INDEX_MASK
 
     def _next_element(self) -> UsedElement | None:
         if not self._ready_count:
