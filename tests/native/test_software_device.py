@@ -375,6 +375,8 @@ def _calls(device: SoftwareDevice) -> dict[str, Callable[[], object]]:
         "write_config": lambda: device.write_config(0x20, b"\0"),
         "config_generation": device.config_generation,
         "enable_queue": lambda: device.enable_queue(0, QUEUE_SIZE, 0, 0, 0),
+        "reset_queue": lambda: device.reset_queue(0),
+        "is_queue_resetting": lambda: device.is_queue_resetting(0),
         "kick_fd": lambda: device.kick_fd(0),
         "interrupt_fd": lambda: device.interrupt_fd(0),
         "config_fd": lambda: device.config_fd,
