@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use loom::thread;
 use shm::fence::{self, Fence};
-use shm::{DmaSpace, Region, UsedElement};
+use shm::{DmaSpace, Region};
 use softdev::AddressMap;
 use softdev::ring::packed::PackedRing;
 use softdev::ring::{Chain, DeviceRing, RingAddresses, RingFeatures, Violation};
@@ -62,8 +62,8 @@ pub trait DeviceHalf: Sized + Send + 'static {
     fn poll(&mut self) -> Result<u16, Violation>;
     /// Take the next one.
     fn take(&mut self, map: &mut AddressMap, chain: &mut Chain) -> Result<bool, Violation>;
-    /// Give one back.
-    fn put_used(&mut self, chain: &Chain, written: u32);
+    /// Give one back; in order, what is given back before it is shown is shown by one element.
+    fn give_back(&mut self, chain: &Chain, written: u32);
     /// Show what was given back.
     fn publish(&mut self);
     /// Whether the driver is to be notified.
@@ -74,46 +74,40 @@ pub trait DeviceHalf: Sized + Send + 'static {
     fn disarm(&mut self);
 }
 
-/// Methods that both rings have under the same name.
-macro_rules! same_methods {
-    () => {
-        fn new(at: &RingAddresses, features: RingFeatures, map: &mut AddressMap) -> Self {
-            Self::new(at, features, map).unwrap()
-        }
-        fn poll(&mut self) -> Result<u16, Violation> {
-            self.poll()
-        }
-        fn take(&mut self, map: &mut AddressMap, chain: &mut Chain) -> Result<bool, Violation> {
-            self.take(map, chain)
-        }
-        fn publish(&mut self) {
-            self.publish();
-        }
-        fn wants_interrupt(&mut self) -> bool {
-            self.wants_interrupt()
-        }
-        fn arm(&mut self) -> bool {
-            self.arm()
-        }
-        fn disarm(&mut self) {
-            self.disarm();
+/// The rings have these methods under the same names.
+macro_rules! device_half {
+    ($ring:ty) => {
+        impl DeviceHalf for $ring {
+            fn new(at: &RingAddresses, features: RingFeatures, map: &mut AddressMap) -> Self {
+                Self::new(at, features, map).unwrap()
+            }
+            fn poll(&mut self) -> Result<u16, Violation> {
+                self.poll()
+            }
+            fn take(&mut self, map: &mut AddressMap, chain: &mut Chain) -> Result<bool, Violation> {
+                self.take(map, chain)
+            }
+            fn give_back(&mut self, chain: &Chain, written: u32) {
+                self.give_back(chain, written);
+            }
+            fn publish(&mut self) {
+                self.publish();
+            }
+            fn wants_interrupt(&mut self) -> bool {
+                self.wants_interrupt()
+            }
+            fn arm(&mut self) -> bool {
+                self.arm()
+            }
+            fn disarm(&mut self) {
+                self.disarm();
+            }
         }
     };
 }
 
-impl DeviceHalf for DeviceRing {
-    same_methods!();
-    fn put_used(&mut self, chain: &Chain, written: u32) {
-        self.put_used(UsedElement { id: chain.head.into(), len: written });
-    }
-}
-
-impl DeviceHalf for PackedRing {
-    same_methods!();
-    fn put_used(&mut self, chain: &Chain, written: u32) {
-        self.put_used(UsedElement { id: chain.head.into(), len: written }, chain.slots);
-    }
-}
+device_half!(DeviceRing);
+device_half!(PackedRing);
 
 /// Where a ring lies.
 pub struct Place {
@@ -124,6 +118,8 @@ pub struct Place {
 
 /// A format of the ring, both its halves.
 pub trait Format: 'static {
+    /// IN_ORDER.
+    const IN_ORDER: bool;
     /// The driver's half.
     type Queue: Ring + Send + 'static;
     /// The device's half.
@@ -133,9 +129,15 @@ pub trait Format: 'static {
 }
 
 /// VIRTIO 1.4, 2.7 Split Virtqueues.
-pub struct Split;
+pub struct AnySplit<const IN_ORDER: bool>;
 
-impl Format for Split {
+/// The device uses chains in any order.
+pub type Split = AnySplit<false>;
+/// With IN_ORDER.
+pub type SplitInOrder = AnySplit<true>;
+
+impl<const IN_ORDER: bool> Format for AnySplit<IN_ORDER> {
+    const IN_ORDER: bool = IN_ORDER;
     type Queue = SplitQueue;
     type Half = DeviceRing;
     fn layout(shape: Shape) -> (SplitLayout, Place) {
@@ -146,9 +148,15 @@ impl Format for Split {
 }
 
 /// VIRTIO 1.4, 2.8 Packed Virtqueues.
-pub struct Packed;
+pub struct AnyPacked<const IN_ORDER: bool>;
 
-impl Format for Packed {
+/// The device uses chains in any order.
+pub type Packed = AnyPacked<false>;
+/// With IN_ORDER.
+pub type PackedInOrder = AnyPacked<true>;
+
+impl<const IN_ORDER: bool> Format for AnyPacked<IN_ORDER> {
+    const IN_ORDER: bool = IN_ORDER;
     type Queue = PackedQueue;
     type Half = PackedRing;
     fn layout(shape: Shape) -> (PackedLayout, Place) {
@@ -175,7 +183,8 @@ impl<F: Format> Device<F> {
             used: address(place.device),
         };
         let (event_idx, indirect) = (shape.event_idx, shape.indirect);
-        let features = RingFeatures { event_idx, indirect, ..RingFeatures::default() };
+        let in_order = F::IN_ORDER;
+        let features = RingFeatures { event_idx, indirect, in_order, ..RingFeatures::default() };
         let mut map = AddressMap::new(space.clone());
         let ring = F::Half::new(&addresses, features, &mut map);
         Self { ring, map, chain: Chain::default() }
@@ -190,7 +199,7 @@ impl<F: Format> Device<F> {
             self.map.read(&self.chain.readable[0], 0, &mut number).unwrap();
             let answer = (u64::from_le_bytes(number) + 1).to_le_bytes();
             self.map.write(&self.chain.writable[0], 0, &answer).unwrap();
-            self.ring.put_used(&self.chain, 8);
+            self.ring.give_back(&self.chain, 8);
             served += 1;
         }
         if served > 0 {
@@ -237,7 +246,11 @@ impl<F: Format> Driver<F> {
     }
 
     fn reap(&mut self) -> usize {
-        self.queue.reap(usize::MAX, |used| assert_eq!(used.written, 8)).unwrap()
+        self.reap_at_most(usize::MAX)
+    }
+
+    fn reap_at_most(&mut self, limit: usize) -> usize {
+        self.queue.reap(limit, |used| assert_eq!(used.written, 8)).unwrap()
     }
 
     /// Reap until there were `count` chains.
@@ -264,8 +277,12 @@ fn pair<F: Format>(shape: Shape, history: u64) -> (Driver<F>, Device<F>) {
     let ring = space.alloc(place.length, 4096).unwrap();
     let data = space.alloc(128, 64).unwrap();
     let mut device = Device::new(&space, &ring, &place, shape);
-    let options =
-        RingOptions { event_idx: shape.event_idx, strict: true, ..RingOptions::default() };
+    let options = RingOptions {
+        event_idx: shape.event_idx,
+        in_order: F::IN_ORDER,
+        strict: true,
+        zeroed: false,
+    };
     let queue = F::Queue::new(ring.claim().unwrap(), layout, options).unwrap();
     let mut driver = Driver { queue, data, places: shape.places() };
     for number in 0..history {
@@ -363,6 +380,11 @@ pub fn batch<F: Format>(shape: Shape) {
     served.join().unwrap();
 }
 
+/// The same with indirect tables.
+pub fn batch_of_tables<F: Format>() {
+    batch::<F>(TABLES);
+}
+
 /// Request after request in a ring of two: the driver overwrites descriptors, tables, available
 /// slots and payload that the device has read, and the device overwrites what the driver has read
 /// of the used ones.
@@ -406,6 +428,23 @@ pub fn reuse_while_another_is_served<F: Format>() {
     driver.assert_reply(0);
     driver.submit([2]);
     driver.reap_all(3 - reaped);
+    driver.assert_reply(1);
+    driver.assert_reply(2);
+    served.join().unwrap();
+}
+
+/// Two requests in one step, which the device may return as one batch: what the first took is used
+/// again before the second is taken back.
+pub fn reuse_amid_a_batch<F: Format>() {
+    let (mut driver, mut device) = pair::<F>(TABLES, 0);
+    let served = thread::spawn(move || device.serve_all(3));
+    driver.submit([0, 1]);
+    while driver.reap_at_most(1) == 0 {
+        thread::yield_now();
+    }
+    driver.assert_reply(0);
+    driver.submit([2]);
+    driver.reap_all(2);
     driver.assert_reply(1);
     driver.assert_reply(2);
     served.join().unwrap();
