@@ -52,4 +52,13 @@ MUTANTS: Final = (
         test="tests/interop/test_qemu_behaviour.py::"
         "test_the_pin_of_each_slot_comes_out_where_it_is_listened_to",
     ),
+    Mutant(
+        name="qemu-queue-reset-believed",
+        violation="believes QEMU that it has reset a queue while requests are in flight",
+        function=f"{PACKAGE}.platform:QemuPlatform.settle_queue",
+        old='while count := self.queue_status(index)["inuse"]:',
+        new="while count := 0:",
+        test="tests/interop/test_qemu_queue_reset.py::"
+        "test_a_queue_is_reset_only_when_qemu_has_let_go_of_its_requests",
+    ),
 )

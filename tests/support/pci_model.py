@@ -394,6 +394,9 @@ class ModelPlatform:
     def let_notify(self, live: bool) -> None:
         self.notifying.append(live)
 
+    def settle_queue(self, index: int, timeout_s: float) -> None:
+        self.log.append(("settle_queue", index))
+
     def open_vectors(self, count: int) -> list[int]:
         self.log.append(("open_vectors", count))
         self.on_vectors(count)

@@ -37,6 +37,27 @@ def test_each_signal_leads_to_a_call(pump: Pump, eventfd: int) -> None:
     assert not called.acquire(timeout=0)
 
 
+def test_a_flush_waits_for_the_calls_of_earlier_signals_and_no_longer_than_told(
+    pump: Pump, eventfd: int
+) -> None:
+    entered, leave, left = (threading.Event() for _ in range(3))
+
+    def call() -> None:
+        entered.set()
+        assert leave.wait(WAIT_S)
+        left.set()
+
+    pump.flush(WAIT_S)  # There is no thread yet, and nobody who could be late.
+    pump.add(eventfd, call, counter=True)
+    os.eventfd_write(eventfd, 1)
+    assert entered.wait(WAIT_S)
+    pump.flush(0.01)
+    assert not left.is_set()
+    leave.set()
+    pump.flush(WAIT_S)
+    assert left.is_set()
+
+
 def test_what_was_removed_is_left_alone(pump: Pump, eventfd: int) -> None:
     calls: list[str] = []
     done = threading.Event()

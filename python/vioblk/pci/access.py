@@ -89,6 +89,11 @@ class PciPlatform(Protocol):
         silent meanwhile: what it is late to see must not reach a device that is being started
         (VIRTIO 1.4, 3.1.1 Driver Requirements: Device Initialization)."""
 
+    def settle_queue(self, index: int, timeout_s: float) -> None:
+        """Called before a queue is reset that nobody notifies any more: wait until the device no
+        longer works on its requests, where it is known to go on with them after it has confirmed
+        the reset. Raises ResetTimeoutError."""
+
     def open_vectors(self, count: int) -> list[int]:
         """Enable MSI-X with `count` vectors, each of which signals an eventfd; these descriptors,
         which the platform owns. At most `vector_count_max`, and what the device's table has.

@@ -1,5 +1,6 @@
 """The PCI transport as a whole: one register layout, one platform, and a plan for interrupts."""
 
+import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 
@@ -208,12 +209,18 @@ class PciTransport(Transport):
             return QueueWires(doorbell, interrupt_fd)
 
     def reset_queue(self, index: int, timeout_s: float = QUEUE_RESET_TIMEOUT_S) -> None:
-        """Reset one queue, and wait until queue_reset reads 0; its vector is unmapped then."""
+        """Reset one queue, and wait until queue_reset reads 0; its vector is unmapped then.
+
+        On a platform whose device would go on with requests in flight, those are waited for first.
+        """
         layout = self.layout
         if not isinstance(layout, ModernLayout):
             raise UnsupportedError(
                 "the legacy interface cannot reset single queues; reset the whole device instead"
             )
+        deadline = time.monotonic() + timeout_s
+        self._platform.settle_queue(index, timeout_s)
+        timeout_s = max(0.0, deadline - time.monotonic())
         with self._there.access():
             layout.reset_queue(index, timeout_s, lambda value: self._there.judge(value, 2))
             self._plans.queue_was_reset(index)

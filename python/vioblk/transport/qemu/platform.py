@@ -1,13 +1,14 @@
 """A virtio device of a QEMU, as the PCI transport sees the machine around it."""
 
 import os
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from threading import Lock
-from typing import final
+from typing import Final, final
 
 from vioblk._native import DmaSpace, Doorbell, Mapping
-from vioblk.errors import TransportError, UnsupportedError
+from vioblk.errors import ResetTimeoutError, TransportError, UnsupportedError
 from vioblk.features import Feature
 from vioblk.pci.access import NotifyPlace, Registers
 from vioblk.pci.bars import Bar
@@ -20,6 +21,10 @@ from vioblk.transport.qemu.interrupts import IntxLine
 from vioblk.transport.qemu.machine import Machine
 from vioblk.transport.qemu.presence import Presence
 from vioblk.transport.qemu.qtest import MEMORY_WRITE, PORT_WRITE, Qtest
+from vioblk.wording import counted
+
+SETTLE_INTERVAL_MIN_S: Final = 0.1e-3
+SETTLE_INTERVAL_MAX_S: Final = 10e-3
 
 
 class QemuPlatform(DeviceControls):
@@ -91,6 +96,26 @@ class QemuPlatform(DeviceControls):
         """Let doorbells through, or none; no store of before is under way then."""
         with self._gate.lock:
             self._gate.is_open = live
+
+    def settle_queue(self, index: int, timeout_s: float) -> None:
+        """Wait until QEMU has returned all that it took of queue `index`.
+
+        Its disks confirm the reset of a queue at once, and go on with requests in flight: they
+        write to their buffers afterwards, and to the ring that is there then.
+        """
+        deadline = time.monotonic() + timeout_s
+        # What was rung before must not be heard between the look and the reset.
+        self.machine.pump.flush(max(0.0, deadline - time.monotonic()))
+        interval_s = SETTLE_INTERVAL_MIN_S
+        while count := self.queue_status(index)["inuse"]:
+            if time.monotonic() >= deadline:
+                raise ResetTimeoutError(
+                    f"queue {index} was not reset: QEMU still works on {counted(count, 'request')} "
+                    f"of it after {timeout_s:g} s, and its reset would not keep it from writing to "
+                    "their buffers; try again when they are done, or reset the disk"
+                )
+            time.sleep(interval_s)
+            interval_s = min(2 * interval_s, SETTLE_INTERVAL_MAX_S)
 
     # Interrupts
 

@@ -2,10 +2,11 @@
 
 import os
 import select
+import time
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
-from threading import Lock, RLock, Thread, current_thread
+from threading import Event, Lock, RLock, Thread, current_thread
 from typing import Final
 
 from vioblk.errors import DeviceGoneError, TransportError
@@ -51,6 +52,22 @@ class Pump:
         with self._lock:
             if self._state is not None:
                 self._state.remove(fd)
+
+    def flush(self, timeout_s: float) -> None:
+        """Wait, at most `timeout_s`, until the calls for all signals of before have been made."""
+        if self._thread is None or not self._thread.is_alive():
+            return  # Nobody calls, or will call.
+        deadline = time.monotonic() + timeout_s
+        # Signals are seen in batches, and what is seen last may be called first in its batch.
+        for _ in range(2):
+            called = Event()
+            fd = os.eventfd(1, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+            try:
+                self.add(fd, called.set, counter=True)
+                called.wait(max(0.0, deadline - time.monotonic()))
+            finally:
+                self.remove(fd)
+                os.close(fd)
 
     def close(self) -> None:
         """End the thread. Idempotent; one that is in a call for too long is left to itself."""
