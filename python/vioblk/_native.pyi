@@ -510,7 +510,9 @@ class SoftwareDevice:
         """Do something wrong at the next `count` occasions, after `after` of them have passed.
 
         At a completion: id_out_of_range (queue size + value), id_not_outstanding, id_twice,
-        index_ahead (by value; 0: the queue size), huge_length (value; 0: 2^32 - 1), short_length
+        index_ahead (by value; 0: the queue size), index_behind (it does not move past this one),
+        id_before (of the chain returned before), id_ahead (of the last one that waits; after it
+        the queue is served no more), huge_length (value; 0: 2^32 - 1), short_length
         (value), garbage_status (value; the request is carried out), status (value; it is not),
         silence (never completed), delay (until the next kick or `clear_faults`).
         At a used buffer notification: no_interrupt.

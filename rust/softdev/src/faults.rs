@@ -71,6 +71,14 @@ faults! {
     "id_twice" IdTwice at Completion,
     /// The used index runs ahead by the value (0: the queue size).
     "index_ahead" IndexAhead at Completion,
+    /// The used index, or the place in a packed ring, does not move on past the element, so that
+    /// the next one is written over it, and in order names more chains than the index moved by.
+    "index_behind" IndexBehind at Completion,
+    /// The used id is that of the chain that was given back before this one.
+    "id_before" IdBefore at Completion,
+    /// The used id is that of the last chain that waits, if one does: in order that gives back all
+    /// up to it. They are not carried out, and no other chain of the queue is.
+    "id_ahead" IdAhead at Completion,
     /// The used length is the value (0: 2^32 - 1).
     "huge_length" HugeLength at Completion,
     /// The used length is the value.
@@ -117,6 +125,9 @@ impl Fault {
                 | Self::IdNotOutstanding
                 | Self::IdTwice
                 | Self::IndexAhead
+                | Self::IndexBehind
+                | Self::IdBefore
+                | Self::IdAhead
                 | Self::HugeLength
                 | Self::ShortLength
         )

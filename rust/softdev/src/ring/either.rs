@@ -133,6 +133,16 @@ impl EitherRing {
         }
     }
 
+    /// Write a used element and stay where it is: a fault.
+    pub(crate) fn put_used_in_place(&mut self, element: UsedElement) {
+        either!(self, ring => ring.put_used_in_place(element));
+    }
+
+    /// The id of the last of the waiting chains.
+    pub(crate) fn last_waiting(&self) -> Option<u16> {
+        either!(self, ring => ring.last_waiting())
+    }
+
     /// Give back once more what was given back: a fault.
     pub(crate) fn put_used_again(&mut self, element: UsedElement) {
         match self {

@@ -449,6 +449,18 @@ impl PackedRing {
         }
     }
 
+    /// Write a used descriptor, and the next one in the same place: a fault.
+    pub(crate) fn put_used_in_place(&mut self, element: UsedElement) {
+        self.end_batch();
+        self.store_used(self.used, element);
+    }
+
+    /// The buffer id of the last of the waiting chains.
+    pub(crate) fn last_waiting(&self) -> Option<u16> {
+        let slot = self.seen.slot.checked_sub(1).unwrap_or(self.size - 1);
+        (self.waiting > 0).then(|| self.descriptors.load_body(usize::from(slot)).id)
+    }
+
     /// Slots from the first that is hidden on.
     fn hidden_slots(&self) -> usize {
         let Some(&(first, _)) = self.hidden.first() else { return 0 };

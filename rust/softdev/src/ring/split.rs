@@ -338,6 +338,17 @@ impl DeviceRing {
         self.armed = false;
     }
 
+    /// Write a used element past which the used index does not move: a fault.
+    pub(crate) fn put_used_in_place(&mut self, element: UsedElement) {
+        self.end_batch();
+        self.store_used(self.next_used, element);
+    }
+
+    /// The head of the last of the waiting chains.
+    pub(crate) fn last_waiting(&self) -> Option<u16> {
+        (self.waiting() > 0).then(|| self.entry(self.seen_available.wrapping_sub(1)))
+    }
+
     /// Let the used index run ahead of what was used: a fault.
     pub(crate) fn skip_used(&mut self, count: u16) {
         self.end_batch();

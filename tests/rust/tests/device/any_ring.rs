@@ -183,6 +183,27 @@ impl Queue {
         std::iter::from_fn(|| self.reap()).collect()
     }
 
+    /// Every used element in sight, wherever it stands and whatever it says, before the first lap
+    /// ends: its place (on a packed ring its slot), id and length.
+    pub fn used_elements(&self) -> Vec<(usize, u32, u32)> {
+        let size = usize::from(self.size);
+        if self.format.packed {
+            let ring = self.memory.packed_descriptors(self.start, size).unwrap();
+            let used = (0..size).filter(|&slot| ring.load_flags(slot) & USED != 0);
+            used.map(|slot| {
+                let body = ring.load_body(slot);
+                (slot, body.id.into(), body.len)
+            })
+            .collect()
+        } else {
+            let ring = self.memory.records(self.start + DEVICE_AREA + 4, size).unwrap();
+            let places = 0..usize::from(self.used_index());
+            let element = |place| (place, ring.load(place % size));
+            let elements = places.map(element);
+            elements.map(|(place, UsedElement { id, len })| (place, id, len)).collect()
+        }
+    }
+
     /// The used index of a split ring.
     pub fn used_index(&self) -> u16 {
         self.memory.words(self.start + DEVICE_AREA, 2).unwrap().load(1)

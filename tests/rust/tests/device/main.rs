@@ -8,6 +8,7 @@ mod any_ring;
 mod bar;
 mod driver;
 mod faults;
+mod faults_by_format;
 mod files;
 mod framing;
 mod hostile_driver;
