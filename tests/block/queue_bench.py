@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, TypeAlias
 
 from tests.ring.packed_puppet import PackedPuppet
-from tests.ring.puppet import Part, PuppetDevice
+from tests.ring.puppet import Part, Puppet
+from tests.ring.split_puppet import SplitPuppet
 from vioblk._native import BlockLimits, BlockQueue, DmaSpace, Doorbell, Region, SoftwareDevice
 from vioblk.block.queue import RequestQueue
 from vioblk.block.reference_queue import ReferenceBlockQueue
@@ -116,7 +117,7 @@ class QueueBench:
 class PuppetBench(QueueBench):
     """The test plays the device."""
 
-    puppet: PuppetDevice | PackedPuppet = field(kw_only=True)
+    puppet: Puppet = field(kw_only=True)
 
     def header(self, part: Part) -> Header:
         assert (part.length, part.device_writes) == (16, False)
@@ -186,11 +187,11 @@ def make_puppet_bench(
         interrupt_fd=interrupt_fd,
         hangup_fd=hangup_fd,
     )
-    puppet: PuppetDevice | PackedPuppet
+    puppet: Puppet
     if is_packed(language):
         puppet = PackedPuppet(ring_region, size, indirect_table_size=indirect_table_size)
     else:
-        puppet = PuppetDevice(
+        puppet = SplitPuppet(
             ring_region,
             size,
             legacy_align=legacy_align,

@@ -6,10 +6,11 @@ from tests.mutants.mutant import Mutant
 
 _PACKED: Final = "vioblk.ring.reference.packed"
 _RING: Final = f"{_PACKED}:PackedQueue"
-_PUBLISH: Final = "tests/ring/test_packed_publish.py::"
-_PUSH: Final = "tests/ring/test_packed_push.py::"
-_REAP: Final = "tests/ring/test_packed_reap.py::"
-_NOTIFY: Final = "tests/ring/test_packed_notifications.py::"
+_TESTS: Final = "tests/ring/test_"
+_PUBLISH: Final = f"{_TESTS}packed_publish.py::"
+_PUSH: Final = f"{_TESTS}packed_push.py::"
+_REAP: Final = f"{_TESTS}packed_reap.py::"
+_NOTIFY: Final = f"{_TESTS}notifications.py::"
 
 MUTANTS: Final = [
     Mutant(
@@ -18,7 +19,7 @@ MUTANTS: Final = [
         function=f"{_PACKED}:Position.after",
         old="self.counter ^ laps",
         new="self.counter",
-        test=f"{_PUBLISH}test_the_ring_works_over_many_laps",
+        test=f"{_TESTS}publish.py::test_the_ring_works_over_many_laps",
     ),
     Mutant(
         name="packed-counter-flips-one-slot-early",
@@ -34,7 +35,7 @@ MUTANTS: Final = [
         function=f"{_RING}._make_available",
         old="(first_slot + distance) % self._size",
         new="(first_slot + distance) & (self._size - 1)",
-        test=f"{_PUBLISH}test_a_batch_becomes_visible_with_the_flags_of_its_first_descriptor",
+        test=f"{_TESTS}publish.py::test_a_batch_becomes_visible_in_one_step",
     ),
     Mutant(
         name="packed-available-at-once",
@@ -59,7 +60,7 @@ MUTANTS: Final = [
         function=f"{_RING}._step_over",
         old="self._used.after(chain.descriptor_count, self._size)",
         new="self._used.after(1, self._size)",
-        test=f"{_REAP}test_chains_come_back_in_the_order_in_which_the_device_used_them",
+        test=f"{_TESTS}reap.py::test_chains_come_back_in_the_order_in_which_the_device_used_them",
     ),
     Mutant(
         name="packed-used-is-the-flag-alone",
@@ -83,7 +84,7 @@ MUTANTS: Final = [
         function=f"{_RING}._check",
         old="if used_id not in self._outstanding:",
         new="self._outstanding |= self._unpublished\n    if used_id not in self._outstanding:",
-        test=f"{_REAP}test_a_buffer_id_that_is_pushed_but_not_published_breaks_the_queue",
+        test=f"{_TESTS}reap.py::test_a_used_id_that_is_pushed_but_not_published_breaks_the_queue",
     ),
     Mutant(
         name="packed-length-without-write",
@@ -100,7 +101,7 @@ MUTANTS: Final = [
         old="self._held_back.clear()\n    return super().withdraw()",
         new="from vioblk.ring.reference.driver_half import DriverHalf\n"
         "    return DriverHalf.withdraw(self)",
-        test=f"{_REAP}test_withdraw_gives_back_the_unpublished_newest_first",
+        test=f"{_TESTS}reap.py::test_withdraw_gives_back_the_unpublished_newest_first",
     ),
     Mutant(
         name="packed-table-entries-chained",
@@ -132,8 +133,8 @@ MUTANTS: Final = [
         function=f"{_PACKED}:batch_passed",
         old="if event_counter != next_position.counter:",
         new="if False:",
-        test=f"{_PUBLISH}"
-        "test_with_event_idx_a_kick_is_needed_just_when_the_position_lies_in_the_batch",
+        test=f"{_TESTS}publish.py::"
+        "test_with_event_idx_a_kick_is_needed_just_when_the_event_lies_in_the_batch",
     ),
     Mutant(
         name="packed-kick-for-the-head-only",

@@ -27,7 +27,7 @@ MUTANTS: Final = [
         function=f"{_CHAINS}:event_passed",
         old="return entries_since_event < new_entries",
         new="return old_index <= event_index < new_index",
-        test="tests/ring/test_publish.py::"
+        test="tests/ring/test_split_publish.py::"
         "test_with_event_idx_the_kick_is_right_over_the_wrap_of_the_index",
     ),
     Mutant(
@@ -36,8 +36,7 @@ MUTANTS: Final = [
         function=f"{_RING}._kick_needed",
         old="return not self._raw.used_flags & NO_NOTIFY",
         new="return True",
-        test="tests/ring/test_publish.py::"
-        "test_without_event_idx_the_used_flags_decide_about_the_kick",
+        test="tests/ring/test_publish.py::test_the_device_says_by_its_flags_whether_it_wants_kicks",
     ),
     Mutant(
         name="ring-flags-decide-despite-event-idx",
@@ -45,7 +44,7 @@ MUTANTS: Final = [
         function=f"{_RING}._kick_needed",
         old="if self._event_idx:",
         new="if self._event_idx and not self._raw.used_flags & NO_NOTIFY:",
-        test="tests/ring/test_publish.py::test_with_event_idx_the_used_flags_are_ignored",
+        test="tests/ring/test_split_publish.py::test_with_event_idx_the_used_flags_are_ignored",
     ),
     Mutant(
         name="ring-withdraws-what-is-published",
@@ -54,7 +53,7 @@ MUTANTS: Final = [
         old="withdrawn = [*reversed(self._unpublished)]",
         new="withdrawn = [*reversed(self._unpublished)]\n"
         "    self._raw.available_index = (self._published_index - 1) & 0xFFFF",
-        test="tests/ring/test_publish.py::test_the_available_index_only_ever_moves_forward",
+        test="tests/ring/test_split_publish.py::test_the_available_index_only_ever_moves_forward",
     ),
     Mutant(
         name="ring-publishes-each-push",
@@ -62,8 +61,7 @@ MUTANTS: Final = [
         function=f"{_RING}._write",
         old="return numbers",
         new="self._raw.available_index = (index + 1) & 0xFFFF\n    return numbers",
-        test="tests/ring/test_publish.py::"
-        "test_a_batch_becomes_visible_with_one_update_of_the_index",
+        test="tests/ring/test_publish.py::test_a_batch_becomes_visible_in_one_step",
     ),
     Mutant(
         name="ring-table-linked-with-next",
@@ -71,7 +69,7 @@ MUTANTS: Final = [
         function=f"{_RING}._write_indirect",
         old="DESCRIPTOR_BYTES, INDIRECT\n",
         new="DESCRIPTOR_BYTES, INDIRECT | NEXT\n",
-        test="tests/ring/test_push.py::"
+        test="tests/ring/test_split_push.py::"
         "test_an_indirect_chain_is_one_descriptor_and_a_table_linked_in_order",
     ),
     Mutant(
@@ -106,7 +104,7 @@ MUTANTS: Final = [
         old="give_back(chain.numbers)",
         new="give_back([completion.head, "
         "*(self._raw.read_descriptor(number).next for number in chain.numbers[:-1])])",
-        test="tests/ring/test_push.py::test_the_free_list_does_not_lie_where_the_device_can_write",
+        test="tests/ring/test_push.py::test_nothing_that_the_device_can_write_decides_what_is_free",
     ),
     Mutant(
         name="ring-free-list-reversed",
@@ -139,7 +137,7 @@ MUTANTS: Final = [
         function=f"{_RING}._look",
         old="if ahead > 0:",
         new="if False:",
-        test="tests/ring/test_reap.py::"
+        test="tests/ring/test_split_reap.py::"
         "test_a_used_index_ahead_of_what_is_outstanding_breaks_the_queue",
     ),
     Mutant(

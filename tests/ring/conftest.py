@@ -1,30 +1,39 @@
-from functools import partial
+"""Every test of a ring runs in both languages, and in every format that it is about."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 
-from tests.ring.support import (
+from tests.ring.formats import (
+    ANY_ORDER_FORMATS,
+    FORMATS,
+    IN_ORDER_FORMATS,
+    LANGUAGES,
+    PACKED_FORMATS,
+    SPLIT_FORMATS,
+    Format,
     Language,
-    MakeBench,
-    MakePackedBench,
-    make_bench,
-    make_packed_bench,
 )
+from tests.ring.support import Maker
 
 
-@pytest.fixture(params=["native", "reference"])
+@pytest.fixture(params=LANGUAGES)
 def language(request: pytest.FixtureRequest) -> Language:
-    """Every test of a ring runs on both."""
     chosen: Language = request.param
     return chosen
 
 
-@pytest.fixture
-def make(language: Language) -> MakeBench:
-    """Makes a bench around a ring of the language under test."""
-    return partial(make_bench, language)
+def _maker_of(name: str, formats: Sequence[Format[Any]]) -> Callable[..., Maker[Any]]:
+    @pytest.fixture(name=name, params=formats, ids=str)
+    def make(request: pytest.FixtureRequest, language: Language) -> Maker[Any]:
+        return Maker(language, request.param)
+
+    return make
 
 
-@pytest.fixture
-def make_packed(language: Language) -> MakePackedBench:
-    """The same around a packed ring."""
-    return partial(make_packed_bench, language)
+make = _maker_of("make", FORMATS)
+make_any_order = _maker_of("make_any_order", ANY_ORDER_FORMATS)
+make_in_order = _maker_of("make_in_order", IN_ORDER_FORMATS)
+make_split = _maker_of("make_split", SPLIT_FORMATS)
+make_packed = _maker_of("make_packed", PACKED_FORMATS)

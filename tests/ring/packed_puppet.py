@@ -1,17 +1,18 @@
-"""A device that does what the test tells it: the other half of a packed ring, in Python.
+"""The device's half of a packed ring, as the test plays it. It asserts what a driver owes it of
+every descriptor that it takes."""
 
-It follows lists as a strict device does and asserts what a driver owes it, of every descriptor
-that it takes. It also lies on demand, because every word that a device may write is at the test's
-hand (`words`).
-"""
-
+from collections.abc import Sequence
 from dataclasses import dataclass
+from random import Random
 
-from tests.ring.puppet import Part
+from tests.ring.puppet import Part, Puppet, parts_of
 from vioblk._native import Region
 from vioblk.ring.raw import (
+    AT_DESCRIPTOR,
     AVAIL,
     DESCRIPTOR_BYTES,
+    DISABLE,
+    ENABLE,
     INDIRECT,
     NEXT,
     USED,
@@ -49,8 +50,8 @@ class Cursor:
         return self.slot | self.counter << 15
 
 
-class PackedPuppet:
-    """The device's half of the ring in `region`; nothing happens but what is called."""
+class PackedPuppet(Puppet):
+    """The device's half of the ring in `region`."""
 
     def __init__(self, region: Region, size: int, *, indirect_table_size: int = 0) -> None:
         self.words = RawPackedRing(region, size, indirect_table_size=indirect_table_size)
@@ -58,13 +59,11 @@ class PackedPuppet:
         self.restart()
 
     def restart(self) -> None:
-        """Forget where both sides were, as a reset does."""
         self.available = Cursor(self.size)
         self.used = Cursor(self.size)
         self.held: dict[int, list[PackedDescriptor]] = {}
 
     def take(self) -> list[int]:
-        """The buffer ids that have become available since the last call, in order."""
         ids: list[int] = []
         while self._is_available():
             descriptors = self._take_list()
@@ -76,30 +75,56 @@ class PackedPuppet:
             ids.append(buffer_id)
         return ids
 
+    @property
+    def next_available(self) -> int:
+        return self.available.word
+
     def follow(self, buffer_id: int) -> list[Part]:
-        """The parts of a buffer that was taken; asserts that the list is well formed."""
         descriptors = self.held[buffer_id]
         if descriptors[0].flags & INDIRECT:
             descriptors = self._follow_table(buffer_id, descriptors)
-        parts = [Part(d.address, d.length, bool(d.flags & WRITE)) for d in descriptors]
-        directions = [part.device_writes for part in parts]
-        assert directions == sorted(directions), "a readable part stands after a writable one"
-        assert all(part.length > 0 for part in parts), "a part of no bytes"
-        return parts
+        return parts_of(descriptors)
 
-    def use(self, buffer_id: int, length: int = 0, *, write_flag: bool = True) -> None:
-        """Give a buffer back, in the slot whose turn it is. `write_flag`: the length counts."""
+    def use(self, head: int, length: int = 0, *, write_flag: bool = True) -> None:
+        """In the slot whose turn it is. `write_flag`: the length counts."""
+        self.use_batch([head], length, write_flag=write_flag)
+
+    def use_batch(self, heads: Sequence[int], length: int = 0, *, write_flag: bool = True) -> None:
         flags = self.used.used_flags | (WRITE if write_flag else 0)
-        self.words.write_used(self.used.slot, buffer_id, length, flags)
-        self.used.step(len(self.held.pop(buffer_id, [None])))
+        self.words.write_used(self.used.slot, heads[-1], length, flags)
+        for head in heads:
+            self.used.step(len(self.held.pop(head, [None])))
 
     def use_all(self) -> list[int]:
-        """Use whatever is available and not used, in order, with no bytes written; the ids."""
         self.take()
-        ids = list(self.held)
-        for buffer_id in ids:
-            self.use(buffer_id)
-        return ids
+        heads = list(self.held)
+        for head in heads:
+            self.use(head)
+        return heads
+
+    def descriptors(self) -> list[PackedDescriptor]:
+        return [self.words.read_descriptor(slot) for slot in range(self.size)]
+
+    def scribble(self, index: int, flags: int, other: int) -> None:
+        self.words.write_descriptor(index, 1, 2, other, flags)
+
+    def write_anything(self, chance: Random) -> None:
+        words, slot = self.words, chance.randrange(self.size)
+        words.write_used(
+            slot, chance.randrange(self.size + 3), chance.randrange(4), chance.getrandbits(16)
+        )
+        words.device_event_flags = chance.getrandbits(16)
+        words.device_event_position = chance.getrandbits(16)
+
+    def want_kicks(self, wanted: bool) -> None:
+        self.words.device_event_flags = ENABLE if wanted else DISABLE
+
+    def ask_at(self, distance: int) -> None:
+        """In the lap in which the place lies; not farther than one, as the counter is one bit."""
+        lap, slot = divmod(self.available.slot + distance, self.size)
+        counter = (self.available.counter + lap) & 1
+        self.words.device_event_position = slot | counter << 15
+        self.words.device_event_flags = AT_DESCRIPTOR
 
     def _is_available(self) -> bool:
         flags = self.words.read_flags(self.available.slot)

@@ -1,13 +1,15 @@
-"""A device that does what the test tells it: the other half of a split ring, in Python.
+"""A device that does what the test tells it: the other half of a ring, in Python.
 
 It follows chains as a strict device does and asserts what a driver owes it. It also lies on
 demand, because every word that a device may write is at the test's hand (`words`).
 """
 
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from random import Random
 from typing import NamedTuple
 
-from vioblk._native import Region
-from vioblk.ring.raw import INDIRECT, NEXT, WRITE, Descriptor, RawSplitRing
+from vioblk.ring.raw import WRITE, Descriptor, PackedDescriptor
 
 
 class Part(NamedTuple):
@@ -18,91 +20,66 @@ class Part(NamedTuple):
     device_writes: bool
 
 
-class PuppetDevice:
-    """The device's half of the ring in `region`; nothing happens but what is called."""
+class Puppet(ABC):
+    """The device's half of a ring; nothing happens but what is called."""
 
-    def __init__(
-        self,
-        region: Region,
-        size: int,
-        *,
-        legacy_align: int | None = None,
-        indirect_table_size: int = 0,
-    ) -> None:
-        self.words = RawSplitRing(
-            region, size, legacy_align=legacy_align, indirect_table_size=indirect_table_size
-        )
-        self.size = size
-        self.available_index_seen = 0
-        self.used_index = 0
+    size: int
 
-    def take(self) -> list[int]:
-        """The heads that have become available since the last call, in order."""
-        new_count = (self.words.available_index - self.available_index_seen) & 0xFFFF
-        assert new_count <= self.size, "the available index ran past the ring"
-        heads = [
-            self.words.read_available((self.available_index_seen + i) % self.size)
-            for i in range(new_count)
-        ]
-        self.available_index_seen = (self.available_index_seen + new_count) & 0xFFFF
-        return heads
-
-    def follow(self, head: int) -> list[Part]:
-        """The parts of the buffer at `head`; asserts that the chain is well formed."""
-        first = self.words.read_descriptor(head)
-        if first.flags & INDIRECT:
-            assert first.flags == INDIRECT, "INDIRECT stands with another flag"
-            assert first.length % 16 == 0, "the table's length is not a multiple of 16"
-            assert first.address == self.words.table_address(head), "not the head's own table"
-            descriptors = self._follow_table(head, first.length // 16)
-        else:
-            descriptors = self._follow_direct(first)
-        parts = [Part(d.address, d.length, bool(d.flags & WRITE)) for d in descriptors]
-        directions = [part.device_writes for part in parts]
-        assert directions == sorted(directions), "a readable part stands after a writable one"
-        assert all(part.length > 0 for part in parts), "a part of no bytes"
-        return parts
-
-    def use(self, head: int, length: int = 0) -> None:
-        """Put an entry in the used ring and move the index."""
-        self.fill(head, length)
-        self.words.used_index = self.used_index
-
-    def fill(self, head: int, length: int = 0) -> None:
-        """Put an entry in the used ring; the index that the driver sees stays."""
-        self.words.write_used(self.used_index % self.size, head, length)
-        self.used_index = (self.used_index + 1) & 0xFFFF
-
-    def use_all(self) -> list[int]:
-        """Use whatever has become available, in order, with no bytes written; the heads."""
-        heads = self.take()
-        for head in heads:
-            self.fill(head)
-        self.words.used_index = self.used_index
-        return heads
-
+    @abstractmethod
     def restart(self) -> None:
         """Forget where both sides were, as a reset does."""
-        self.available_index_seen = 0
-        self.used_index = 0
 
-    def _follow_direct(self, first: Descriptor) -> list[Descriptor]:
-        descriptors = [first]
-        while descriptors[-1].flags & NEXT:
-            assert len(descriptors) < self.size, "the chain is longer than the queue, or loops"
-            descriptors.append(self.words.read_descriptor(descriptors[-1].next))
-            assert not descriptors[-1].flags & INDIRECT, "INDIRECT within a chain"
-        return descriptors
+    @abstractmethod
+    def take(self) -> list[int]:
+        """The heads that have become available since the last call, in order."""
 
-    def _follow_table(self, head: int, count: int) -> list[Descriptor]:
-        index, seen = 0, 0
-        descriptors: list[Descriptor] = []
-        while True:
-            seen += 1
-            assert index < count, "the chain leaves its table"
-            assert seen <= count, "the chain loops in its table"
-            descriptors.append(self.words.read_table_entry(head, index))
-            assert not descriptors[-1].flags & INDIRECT, "a table within a table"
-            if not descriptors[-1].flags & NEXT:
-                return descriptors
-            index = descriptors[-1].next
+    @property
+    @abstractmethod
+    def next_available(self) -> int:
+        """Where the next chain will become available, as a notification with data says it."""
+
+    @abstractmethod
+    def follow(self, head: int) -> list[Part]:
+        """The parts of a buffer that was taken; asserts that the chain is well formed."""
+
+    @abstractmethod
+    def use(self, head: int, length: int = 0) -> None:
+        """Give back one chain that was taken."""
+
+    @abstractmethod
+    def use_batch(self, heads: Sequence[int], length: int = 0) -> None:
+        """Give back chains in the order in which they were taken, with one used element."""
+
+    @abstractmethod
+    def use_all(self) -> list[int]:
+        """Give back all that is available and was not, in order, one by one, with no bytes written;
+        their heads."""
+
+    @abstractmethod
+    def descriptors(self) -> Sequence[Descriptor | PackedDescriptor]:
+        """The descriptor table, or ring, as it is."""
+
+    @abstractmethod
+    def scribble(self, index: int, flags: int, other: int) -> None:
+        """Write over a descriptor, as no device may. `other`: its other word of 16 bits."""
+
+    @abstractmethod
+    def write_anything(self, chance: Random) -> None:
+        """Write at random what a device may write somewhere."""
+
+    @abstractmethod
+    def want_kicks(self, wanted: bool) -> None:
+        """Ask for notifications, or for none."""
+
+    @abstractmethod
+    def ask_at(self, distance: int) -> None:
+        """With EVENT_IDX: ask for one `distance` places from what becomes available next."""
+
+
+def parts_of(descriptors: Sequence[Descriptor | PackedDescriptor]) -> list[Part]:
+    """Asserts that they make a buffer."""
+    parts = [Part(each.address, each.length, bool(each.flags & WRITE)) for each in descriptors]
+    directions = [part.device_writes for part in parts]
+    assert directions == sorted(directions), "a readable part stands after a writable one"
+    assert all(part.length > 0 for part in parts), "a part of no bytes"
+    return parts

@@ -1,224 +1,182 @@
-"""Where the parts of a split ring lie."""
+"""Where the parts of a ring lie, in every format, and what a new ring holds."""
 
-import sys
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import pytest
 
 from tests.clauses import clause
-from tests.ring.support import Language, MakeBench
-from vioblk import _native
-from vioblk._native import DmaSpace
-from vioblk.ring import RingLayout, reference
-
-ALL_SIZES = [1 << exponent for exponent in range(16)]
+from tests.ring.formats import PACKED, SPLIT, Format, Language
+from tests.ring.support import Make
+from vioblk._native import DmaSpace, Region
+from vioblk.ring import Ring, RingLayout
 
 
-def layout_of(
-    language: Language,
-    size: int,
-    *,
-    legacy_align: int | None = None,
-    indirect_table_size: int = 0,
-) -> RingLayout:
-    function = _native.split_layout if language == "native" else reference.split_layout
-    return function(size, legacy_align=legacy_align, indirect_table_size=indirect_table_size)
+class Kind(NamedTuple):
+    """A way to lay a ring out. IN_ORDER makes no difference to it."""
+
+    name: str
+    format: Format[Any]
+    sizes: tuple[int, ...]
+    options: dict[str, int]
+
+    @property
+    def is_legacy(self) -> bool:
+        return bool(self.options)
+
+    def layout(self, language: Language, size: int, table_size: int = 0) -> RingLayout:
+        make_layout = self.format.layout(language)
+        return make_layout(size, indirect_table_size=table_size, **self.options)
+
+    def ring(self, language: Language, region: Region, size: int, **options: Any) -> Ring:
+        return self.format.queue_class(language)(region, size, **self.options, **options)
+
+    def parts(self, layout: RingLayout, size: int) -> list[tuple[int, int]]:
+        """Offset and length of all parts but the indirect tables."""
+        if self.format is SPLIT:
+            driver_bytes, device_bytes = 6 + 2 * size, 6 + 8 * size
+        else:
+            driver_bytes = device_bytes = 4
+        return [
+            (layout.descriptors_offset, 16 * size),
+            (layout.driver_offset, driver_bytes),
+            (layout.device_offset, device_bytes),
+        ]
 
 
-def numbers(layout: RingLayout) -> tuple[int, int, int, int]:
-    return (
-        layout.descriptors_offset,
-        layout.driver_offset,
-        layout.device_offset,
-        layout.length,
-    )
+POWERS = tuple(1 << exponent for exponent in range(16))
+KINDS = [
+    Kind("split", SPLIT, POWERS, {}),
+    *(Kind(f"legacy-{align}", SPLIT, POWERS, {"legacy_align": align}) for align in (4, 16, 4096)),
+    Kind("packed", PACKED, (1, 2, 3, 5, 7, 8, 100, 255, 256, 1000, 32767, 32768), {}),
+]
+EACH = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+EACH_SIZE = pytest.mark.parametrize(
+    ("kind", "size"),
+    [pytest.param(kind, size, id=f"{kind.name}-{size}") for kind in KINDS for size in kind.sizes],
+)
 
 
-@clause("SPLIT-LAYOUT-01")
-@pytest.mark.parametrize("size", ALL_SIZES)
-@pytest.mark.parametrize("legacy_align", [None, 4, 16, 4096])
+def space_for_rings() -> DmaSpace:
+    space = DmaSpace()
+    space.map(1 << 17, 1 << 32)
+    return space
+
+
+@clause("SPLIT-LAYOUT-01", "PACKED-LAYOUT-01")
+@EACH_SIZE
 def test_every_part_is_aligned_for_every_queue_size(
-    language: Language, size: int, legacy_align: int | None
+    language: Language, kind: Kind, size: int
 ) -> None:
-    layout = layout_of(language, size, legacy_align=legacy_align)
+    layout = kind.layout(language, size)
     assert layout.descriptors_offset % 16 == 0
-    assert layout.driver_offset % 2 == 0
+    assert layout.driver_offset % (2 if kind.format is SPLIT else 4) == 0
     assert layout.device_offset % 4 == 0
 
 
-@pytest.mark.parametrize("size", ALL_SIZES)
-@pytest.mark.parametrize("legacy_align", [None, 4, 16, 4096])
-def test_no_two_parts_overlap(language: Language, size: int, legacy_align: int | None) -> None:
-    table_size = min(size, 4)
-    layout = layout_of(language, size, legacy_align=legacy_align, indirect_table_size=table_size)
-    assert layout.descriptors_offset + 16 * size <= layout.driver_offset
-    assert layout.driver_offset + 6 + 2 * size <= layout.device_offset
-    assert layout.device_offset + 6 + 8 * size <= layout.indirect_offset
-    assert layout.indirect_offset + 16 * size * table_size <= layout.length
-
-
-@pytest.mark.parametrize(
-    ("size", "expected"),
-    [
-        (1, (0, 64, 128, 142)),
-        (8, (0, 128, 192, 262)),
-        (256, (0, 4096, 4672, 6726)),
-        (32768, (0, 524288, 589888, 852038)),
-    ],
-)
-def test_modern_parts_start_on_cache_lines(
-    language: Language, size: int, expected: tuple[int, int, int, int]
+@EACH_SIZE
+def test_no_two_parts_overlap_or_share_a_cache_line(
+    language: Language, kind: Kind, size: int
 ) -> None:
-    assert numbers(layout_of(language, size)) == expected
+    """On the legacy interface they follow each other as its layout has it."""
+    table_size = min(size, 3)
+    layout = kind.layout(language, size, table_size)
+    tables = (layout.indirect_offset, 16 * size * table_size)
+    end = 0
+    for offset, length in [*kind.parts(layout, size), tables]:
+        assert offset >= end
+        assert kind.is_legacy or offset % 64 == 0
+        end = offset + length
+    assert end == layout.length
 
 
-@clause("SPLIT-LEG-02", "SPLIT-LEG-03")
-@pytest.mark.parametrize(
-    ("size", "expected"),
-    [
-        (1, (0, 16, 4096, 8192)),
-        (64, (0, 1024, 4096, 8192)),
-        (128, (0, 2048, 4096, 8192)),
-        (256, (0, 4096, 8192, 12288)),
-        (512, (0, 8192, 12288, 20480)),
-        (1024, (0, 16384, 20480, 32768)),
-        (32768, (0, 524288, 593920, 860160)),
-    ],
-)
-def test_legacy_parts_are_contiguous_and_rounded_to_the_queue_alignment(
-    language: Language, size: int, expected: tuple[int, int, int, int]
-) -> None:
-    assert numbers(layout_of(language, size, legacy_align=4096)) == expected
-
-
-@pytest.mark.parametrize("size", ALL_SIZES)
-@pytest.mark.parametrize("legacy_align", [None, 4, 64, 4096])
-def test_both_languages_lay_out_alike(size: int, legacy_align: int | None) -> None:
-    for table_size in {0, 1, size}:
+@EACH_SIZE
+def test_both_languages_lay_out_alike(kind: Kind, size: int) -> None:
+    for table_size in {0, 1, min(size, 7), size}:
         native, python = (
-            layout_of(language, size, legacy_align=legacy_align, indirect_table_size=table_size)
-            for language in ("native", "reference")
+            kind.layout(language, size, table_size) for language in ("native", "reference")
         )
-        assert numbers(native) == numbers(python)
-        if table_size:
-            assert native.indirect_offset == python.indirect_offset
+        for part in ("descriptors_offset", "driver_offset", "device_offset", "length"):
+            assert getattr(native, part) == getattr(python, part)
+        assert not table_size or native.indirect_offset == python.indirect_offset
 
 
-@pytest.mark.parametrize("size", [0, 3, 6, 65536, 32769])
-def test_a_queue_size_that_is_no_power_of_two_in_range_is_refused(
-    language: Language, size: int
-) -> None:
-    with pytest.raises(ValueError, match=str(size)):
-        layout_of(language, size)
-
-
-@pytest.mark.parametrize("legacy_align", [0, 1, 2, 3, 12, 4095])
-def test_a_legacy_alignment_that_is_no_power_of_two_from_four_is_refused(
-    language: Language, legacy_align: int
-) -> None:
-    with pytest.raises(ValueError, match=str(legacy_align)):
-        layout_of(language, 8, legacy_align=legacy_align)
-
-
-def test_an_indirect_table_longer_than_the_queue_is_refused(language: Language) -> None:
+@EACH
+def test_an_indirect_table_longer_than_the_queue_is_refused(language: Language, kind: Kind) -> None:
     with pytest.raises(ValueError, match="9"):
-        layout_of(language, 8, indirect_table_size=9)
+        kind.layout(language, 8, 9)
 
 
-@pytest.mark.parametrize("legacy_align", [None, 4096])
-def test_a_region_that_is_too_short_is_refused(
-    language: Language, legacy_align: int | None
-) -> None:
-    queue_class = _native.SplitQueue if language == "native" else reference.SplitQueue
-    space = DmaSpace()
-    space.map(1 << 16, 1 << 32)
-    length = layout_of(language, 64, legacy_align=legacy_align).length
+@EACH
+def test_a_region_that_is_too_short_is_refused(language: Language, kind: Kind) -> None:
+    length = kind.layout(language, 64).length
     with pytest.raises(ValueError, match=str(length)):
-        queue_class(space.alloc(length - 1), 64, legacy_align=legacy_align)
-
-
-def test_a_region_that_the_device_does_not_see_aligned_is_refused(language: Language) -> None:
-    queue_class = _native.SplitQueue if language == "native" else reference.SplitQueue
-    space = DmaSpace()
-    space.map(1 << 16, 1 << 32)
-    first = space.alloc(64, 64)
-    region = space.alloc(1 << 14, 64)
-    assert region.device_address == first.device_address + 64
-    with pytest.raises(ValueError, match="multiple of 4096"):
-        queue_class(region, 8, legacy_align=4096)
-    queue_class(region, 8, legacy_align=64)
+        kind.ring(language, space_for_rings().alloc(length - 1), 64)
 
 
 @clause("SPLIT-KICK-01")
-@pytest.mark.parametrize("legacy_align", [None, 4096])
-def test_a_new_ring_is_zeroed_whatever_the_memory_held(
-    language: Language, legacy_align: int | None
-) -> None:
-    queue_class = _native.SplitQueue if language == "native" else reference.SplitQueue
-    space = DmaSpace()
-    space.map(1 << 16, 1 << 32)
-    layout = layout_of(language, 8, legacy_align=legacy_align, indirect_table_size=4)
-    region = space.alloc(layout.length)
+@EACH
+def test_a_new_ring_is_zeroed_whatever_the_memory_held(language: Language, kind: Kind) -> None:
+    size = kind.format.size
+    layout = kind.layout(language, size, 4)
+    region = space_for_rings().alloc(layout.length)
     with memoryview(region) as memory:
         memory[:] = b"\xff" * layout.length
-        queue_class(region, 8, legacy_align=legacy_align, indirect_table_size=4)
-        parts = [
-            (layout.descriptors_offset, 16 * 8),
-            (layout.driver_offset, 6 + 2 * 8),
-            (layout.device_offset, 6 + 8 * 8),
-            (layout.indirect_offset, 16 * 8 * 4),
-        ]
-        for offset, length in parts:
+        kind.ring(language, region, size, indirect_table_size=4)
+        tables = (layout.indirect_offset, 16 * size * 4)
+        for offset, length in [*kind.parts(layout, size), tables]:
             assert not any(memory[offset : offset + length])
 
 
-def test_a_ring_of_a_live_device_keeps_what_the_device_wrote(language: Language) -> None:
-    queue_class = _native.SplitQueue if language == "native" else reference.SplitQueue
-    space = DmaSpace()
-    space.map(1 << 16, 1 << 32)
-    layout = layout_of(language, 8)
-    region = space.alloc(layout.length)
-    with memoryview(region) as memory:
-        memory[layout.device_offset] = 1  # a polling device wants no kicks, from the start
-        queue_class(region, 8, zeroed=True)
-        assert memory[layout.device_offset] == 1
+Offset = Callable[[RingLayout], int]
+SPLIT_KIND, PACKED_KIND = KINDS[0], KINDS[-1]
 
 
-@pytest.mark.parametrize("part", ["available", "used"])
-def test_a_ring_that_is_not_zeroed_after_all_is_refused(language: Language, part: str) -> None:
-    queue_class = _native.SplitQueue if language == "native" else reference.SplitQueue
-    space = DmaSpace()
-    space.map(1 << 16, 1 << 32)
-    layout = layout_of(language, 8)
-    region = space.alloc(layout.length)
-    with memoryview(region) as memory:
-        memory[getattr(layout, f"{part}_offset") + 2] = 1
-    with pytest.raises(ValueError, match="not zeroed"):
-        queue_class(region, 8, zeroed=True)
+def ring_over_a_byte(language: Language, kind: Kind, offset: Offset) -> Callable[[], int]:
+    """Make a ring of zeroed memory, where one byte is 1; gives a look at that byte."""
+    layout = kind.layout(language, kind.format.size)
+    region = space_for_rings().alloc(layout.length)
+    memory = memoryview(region)
+    memory[offset(layout)] = 1
+    kind.ring(language, region, kind.format.size, zeroed=True)
+    return lambda: memory[offset(layout)]
 
 
-@clause("SPLIT-LEG-04")
-def test_the_words_of_a_legacy_ring_are_in_the_byte_order_of_the_processor(
-    make: MakeBench,
+@pytest.mark.parametrize(
+    ("kind", "offset"),
+    [
+        pytest.param(SPLIT_KIND, lambda layout: layout.device_offset, id="used flags"),
+        pytest.param(PACKED_KIND, lambda layout: layout.device_offset + 2, id="event flags"),
+    ],
+)
+def test_a_ring_of_a_live_device_keeps_what_the_device_wrote(
+    language: Language, kind: Kind, offset: Offset
 ) -> None:
-    bench = make(8, legacy_align=4096)
-    bench.ring.push_many([bench.chain((16,), (0x1234,))] * 2)
-    bench.ring.publish()
-    layout = bench.ring.layout
-    with memoryview(bench.region) as memory:
-
-        def word(offset: int, length: int) -> int:
-            return int.from_bytes(memory[offset : offset + length], sys.byteorder)
-
-        assert word(layout.descriptors_offset, 8) == bench.address(0)
-        assert word(layout.descriptors_offset + 16 + 8, 4) == 0x1234
-        assert word(layout.descriptors_offset + 14, 2) == 1
-        assert word(layout.driver_offset + 2, 2) == 2
-        assert word(layout.driver_offset + 6, 2) == 2
+    """A polling device wants no kicks, from the start."""
+    assert ring_over_a_byte(language, kind, offset)() == 1
 
 
-def test_a_new_ring_has_all_descriptors_free_and_nothing_outstanding(make: MakeBench) -> None:
+@pytest.mark.parametrize(
+    ("kind", "offset"),
+    [
+        pytest.param(SPLIT_KIND, lambda layout: layout.driver_offset + 2, id="available index"),
+        pytest.param(SPLIT_KIND, lambda layout: layout.device_offset + 2, id="used index"),
+        pytest.param(PACKED_KIND, lambda _: 14, id="flags of the first descriptor"),
+        pytest.param(PACKED_KIND, lambda _: 16 * 6 + 15, id="flags of the last descriptor"),
+        pytest.param(PACKED_KIND, lambda layout: layout.driver_offset + 2, id="our event flags"),
+    ],
+)
+def test_a_ring_that_is_not_zeroed_after_all_is_refused(
+    language: Language, kind: Kind, offset: Offset
+) -> None:
+    with pytest.raises(ValueError, match="not zeroed"):
+        ring_over_a_byte(language, kind, offset)
+
+
+def test_a_new_ring_has_all_descriptors_free_and_nothing_outstanding(make: Make) -> None:
     bench = make(16)
     assert (bench.ring.size, bench.ring.free_count) == (16, 16)
     assert (bench.ring.outstanding_count, bench.ring.clamped_count) == (0, 0)
     assert bench.ring.broken is None
+    assert bench.ring.next_available == bench.device.next_available
     assert bench.ring.layout.length <= bench.region.length

@@ -11,7 +11,9 @@ from vioblk.ring.raw.words import WRITE
 CHAIN_BYTES_MAX: Final = 1 << 32
 """The largest total length of a chain (VIRTIO 1.4, 2.7.5 The Virtqueue Descriptor Table)."""
 
-_LENGTH_MAX: Final = 0xFFFF_FFFF
+LENGTH_MAX: Final = 0xFFFF_FFFF
+"""The largest length that a descriptor, or a used element, can say."""
+
 _INDEX_MASK: Final = 0xFFFF
 
 
@@ -97,6 +99,6 @@ def _part_of(segment: Segment, write_flag: int) -> Part:
             f"segment of {length} bytes at offset {offset}"
             f" is not inside its region of {region.length} bytes"
         )
-    if length > _LENGTH_MAX:
-        raise ValueError(f"a segment of {length} bytes: one descriptor takes up to {_LENGTH_MAX}")
+    if length > LENGTH_MAX:
+        raise ValueError(f"a segment of {length} bytes: one descriptor takes up to {LENGTH_MAX}")
     return Part(region.device_address + offset, length, write_flag)

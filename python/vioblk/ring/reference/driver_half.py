@@ -18,7 +18,7 @@ from typing import Final, Generic, NamedTuple, NoReturn, TypeVar
 from vioblk.errors import QueueBroken, QueueFull
 from vioblk.ring import Chain, Completion
 from vioblk.ring.raw import RawPackedRing, RawSplitRing
-from vioblk.ring.reference.chains import Plan, plan_of, release
+from vioblk.ring.reference.chains import LENGTH_MAX, Plan, plan_of, release
 from vioblk.ring.reference.numbers import InTurn, LastFreedFirst, Numbers
 
 Raw = TypeVar("Raw", RawSplitRing, RawPackedRing)
@@ -33,6 +33,7 @@ class Pushed:
     descriptor_count: int
     """In the ring: one for an indirect chain."""
     writable_bytes: int
+    """All of 2^32 bytes, of which no used length can speak, count as one less."""
     pins: list[memoryview]
 
 
@@ -153,7 +154,8 @@ class DriverHalf(ABC, Generic[Raw]):
         """Write a validated chain that fits, and remember it."""
         numbers = self._write(plan)
         head, descriptor_count = numbers[0], plan.descriptors_needed(self._table_size)
-        self._unpublished[head] = Pushed(numbers, descriptor_count, plan.writable_bytes, plan.pin())
+        writable_bytes = min(plan.writable_bytes, LENGTH_MAX)
+        self._unpublished[head] = Pushed(numbers, descriptor_count, writable_bytes, plan.pin())
         self._free_count -= descriptor_count
         return head
 
