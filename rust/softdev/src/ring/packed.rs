@@ -201,11 +201,12 @@ impl PackedRing {
         chain.clear(0);
         let mut slots = 0;
         loop {
-            // The driver may have changed since what `see_list` saw.
-            if self.taken == self.seen && slots > 0 {
-                return Err(Violation::ChainTooLong { size: self.size });
-            }
             let slot = self.taken.slot;
+            // The driver may have changed since what `see_list` saw, so that a list takes in slots
+            // of the next ones, and none is left for those.
+            if self.taken == self.seen {
+                return Err(Violation::ListNotAvailable { slot });
+            }
             let flags = self.descriptors.load_flags(usize::from(slot));
             let body = self.descriptors.load_body(usize::from(slot));
             slots += 1;
