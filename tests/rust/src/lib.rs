@@ -1,6 +1,8 @@
 //! Helpers of the Rust tests.
 
 mod clause;
+#[cfg(not(loom))]
+pub mod fuzz;
 #[cfg(loom)]
 #[allow(clippy::unwrap_used)] // tests
 pub mod models;
