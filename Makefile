@@ -3,6 +3,7 @@
 # make lint    formatting, warnings, types, and the stub of the extension
 # make clauses which clauses of VIRTIO 1.4 the last `make test` proved
 # make bench   the benchmarks; make soak: the long tests
+# make fuzz    every fuzz target for FUZZ_SECONDS (1800) under AddressSanitizer: see rust/fuzz
 # make wheel   sdist and manylinux wheel in dist/
 # make develop a virtual environment to work in: .venv
 # make clean   removes all that was built
@@ -29,7 +30,8 @@ export VIRTUAL_ENV := $(CURDIR)/.venv
 BIN := .venv/bin
 STAMPS := build/stamps
 CLAUSES := $(CURDIR)/build/clauses
-RUST_SOURCES := Cargo.toml Cargo.lock $(shell find rust -name '*.rs' -o -name Cargo.toml)
+RUST_SOURCES := Cargo.toml Cargo.lock \
+	$(shell find rust -path rust/fuzz -prune -o \( -name '*.rs' -o -name Cargo.toml \) -print)
 
 # What the tests run that pip and cargo do not bring, each with the Debian packages that have it.
 # The storage daemon has moved from qemu-system-common to qemu-utils.
@@ -91,6 +93,8 @@ test-python: $(STAMPS)/dev $(STAMPS)/extension
 lint: $(STAMPS)/dev $(STAMPS)/extension lint-tools
 	@echo "== rustfmt, clippy"
 	cargo fmt --all --check
+	cargo fmt --manifest-path rust/fuzz/Cargo.toml --check
+	cargo metadata --locked --manifest-path rust/fuzz/Cargo.toml --format-version 1 >/dev/null
 	cargo clippy --locked --quiet --workspace --all-targets -- --deny warnings
 	RUSTFLAGS="--cfg loom" cargo clippy --locked --quiet --target-dir target/loom \
 		--package vioblk-tests --test 'loom*' -- --deny warnings
@@ -122,6 +126,14 @@ bench: test-tools $(STAMPS)/dev $(STAMPS)/extension
 soak: toolchain
 	@VIOBLK_SOAK_REQUESTS=100000000 \
 		cargo test --locked --release --package vioblk-tests --test stress -- --nocapture
+
+FUZZ_SECONDS ?= 1800
+FUZZ_TARGETS ?= $(basename $(notdir $(wildcard rust/fuzz/fuzz_targets/*.rs)))
+
+.PHONY: fuzz
+fuzz: fuzz-tools
+	@PATH="$(CURDIR)/build/cargo-fuzz/bin:$$PATH" FUZZ_SECONDS=$(FUZZ_SECONDS) \
+		rust/fuzz/run.sh $(FUZZ_TARGETS)
 
 DIST ?= dist
 
@@ -183,6 +195,19 @@ lint-tools:
 	@for component in rustfmt clippy; do
 		cargo $${component/rustfmt/fmt} --version >/dev/null 2>&1 || rustup component add $$component
 	done
+
+# The toolchain stays the stable one, which RUSTC_BOOTSTRAP=1 lets use its sanitizer.
+CARGO_FUZZ_VERSION := 0.13.2
+.PHONY: fuzz-tools
+fuzz-tools: toolchain
+	@command -v c++ >/dev/null || { echo "libFuzzer needs a C++ compiler (c++); on Debian: \
+	apt-get install g++" >&2; exit 1; }
+	PATH="$(CURDIR)/build/cargo-fuzz/bin:$$PATH"
+	[ "$$(cargo fuzz --version 2>/dev/null)" = "cargo-fuzz $(CARGO_FUZZ_VERSION)" ] || {
+		echo "== installing cargo-fuzz $(CARGO_FUZZ_VERSION) in build/cargo-fuzz"
+		cargo install --quiet --locked --version $(CARGO_FUZZ_VERSION) \
+			--root build/cargo-fuzz cargo-fuzz
+	}
 
 # Twice, if need be: Debian's QEMU packages of two versions exclude each other, so that what is
 # installed first can take others away.
