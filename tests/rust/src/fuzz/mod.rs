@@ -2,11 +2,14 @@
 //!
 //! Each function takes any bytes at all, reads them as a program (`input`), carries it out and
 //! panics when the half under test breaks a promise. `rust/fuzz` runs them under libFuzzer,
-//! `tests/fuzz_seeds.rs` replays what was found. They are no safe place for `unwrap`: whatever a
-//! program says, it must mean something.
+//! `tests/fuzz_seeds.rs` replays what was found. Whatever a program says means something: no input
+//! is refused, or a fuzzer would learn how to be refused.
 //!
-//! The judges (`driver`, `device`) are written apart from both halves, on the specification alone:
-//! they say beforehand what a call must return and which bytes it may touch.
+//! The judges (`driver`, `device`) share no code with either half. They say beforehand what a call
+//! must return and which bytes it may touch, so that a half that is wrong is found out although it
+//! does not crash.
+
+#![forbid(unsafe_code)]
 
 mod bytes;
 mod device;
