@@ -49,6 +49,18 @@ class RequestQueue(Protocol):
     @limits.setter
     def limits(self, limits: BlockLimits, /) -> None: ...
 
+    @property
+    def polling(self) -> bool:
+        """Whether waits look at the ring again and again, and never ask for an interrupt.
+
+        Setting it takes effect at once, for those who wait too; who waits on `fileno()` elsewhere
+        is woken, and has to look by himself from then on. False raises UnsupportedError where the
+        device gives no interrupt, as such a queue is polled in any case.
+        """
+
+    @polling.setter
+    def polling(self, polling: bool, /) -> None: ...
+
     def fileno(self) -> int:
         """An epoll descriptor that becomes readable with a completion interrupt or a hang-up.
 

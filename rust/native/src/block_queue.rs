@@ -357,6 +357,20 @@ impl BlockQueue {
         Ok(())
     }
 
+    #[getter]
+    fn polling(&self, py: Python<'_>) -> PyResult<bool> {
+        Ok(either!(self.here(py)?, queue => queue.polling()))
+    }
+
+    #[setter]
+    fn set_polling(&self, py: Python<'_>, polling: bool) -> PyResult<()> {
+        if either!(self.here(py)?, queue => queue.set_polling(polling)) {
+            return Ok(());
+        }
+        let text = "the device gives this queue no interrupt, so it is polled in any case";
+        Err(errors::named(py, "UnsupportedError", text.into()))
+    }
+
     fn fileno(&self, py: Python<'_>) -> PyResult<i32> {
         Ok(either!(self.here(py)?, queue => queue.poll_fd()))
     }

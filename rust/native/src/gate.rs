@@ -4,7 +4,6 @@
 //! block that it opens, no signal handler runs. So an exception that a handler raises (Ctrl-C)
 //! comes before somebody is counted, or inside the block, where `__exit__` is sure to follow.
 
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use pyo3::exceptions::PyValueError;
@@ -16,31 +15,18 @@ use crate::errors;
 /// How often a wait lets signal handlers run.
 const TICK: Duration = Duration::from_millis(100);
 
-struct State {
-    inside: usize,
-    /// How many have ever been let in.
-    entries: u64,
-    refusal: Option<String>,
-}
-
 /// Every call on a disk passes it: `with gate: ...`.
 #[pyclass(frozen, module = "vioblk._native")]
 pub(crate) struct Gate {
     owner: Owner,
     owner_pid: u32,
-    /// Held for moments only, and never while Python code runs.
-    state: Mutex<State>,
-    emptied: Condvar,
+    gate: shm::gate::Gate,
 }
 
 impl Gate {
-    /// Not in a forked child: there, a thread that does not exist may hold the lock for ever.
-    fn state(&self) -> PyResult<MutexGuard<'_, State>> {
-        if self.owner.is_here() { Ok(self.lock()) } else { Err(self.forked()) }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Not in a forked child: there, a thread that does not exist may hold its lock for ever.
+    fn here(&self) -> PyResult<&shm::gate::Gate> {
+        if self.owner.is_here() { Ok(&self.gate) } else { Err(self.forked()) }
     }
 
     fn forked(&self) -> PyErr {
@@ -57,17 +43,12 @@ impl Gate {
 
     /// One tick of `wait_empty`: whether nobody is inside, or None to go on waiting.
     fn tick(&self, deadline: Option<Instant>) -> Option<bool> {
-        let mut state = self.lock();
-        if state.inside > 0 {
-            let now = Instant::now();
-            let left = deadline.map_or(TICK, |until| until.saturating_duration_since(now));
-            if left.is_zero() {
-                return Some(false);
-            }
-            let waited = self.emptied.wait_timeout(state, left.min(TICK));
-            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        let now = Instant::now();
+        let left = deadline.map_or(TICK, |until| until.saturating_duration_since(now));
+        if self.gate.wait_empty(left.min(TICK)) {
+            return Some(true);
         }
-        (state.inside == 0).then_some(true)
+        left.is_zero().then_some(false)
     }
 }
 
@@ -82,26 +63,12 @@ impl Gate {
         Self {
             owner: Owner::here(),
             owner_pid: std::process::id(),
-            state: Mutex::new(State {
-                inside: 0,
-                entries: 0,
-                refusal: Some("the disk has not been opened yet".to_string()),
-            }),
-            emptied: Condvar::new(),
+            gate: shm::gate::Gate::new("the disk has not been opened yet".into()),
         }
     }
 
     fn __enter__(&self) -> PyResult<()> {
-        let refusal = {
-            let mut state = self.state()?;
-            if state.refusal.is_none() {
-                state.inside += 1;
-                state.entries += 1;
-                return Ok(());
-            }
-            state.refusal.clone().unwrap_or_default()
-        };
-        Err(refuse(refusal)) // without the lock: to find the exception's class runs Python code
+        self.here()?.enter().map_err(refuse)
     }
 
     #[pyo3(signature = (kind, value, traceback, /))]
@@ -112,57 +79,47 @@ impl Gate {
         traceback: &Bound<'_, PyAny>,
     ) {
         let _ = (kind, value, traceback);
-        if !self.owner.is_here() {
-            return; // forked inside the block: who is inside is the parent's to count
-        }
-        let mut state = self.lock();
-        state.inside = state.inside.saturating_sub(1);
-        if state.inside == 0 {
-            self.emptied.notify_all();
+        // Forked inside the block: who is inside is the parent's to count.
+        if self.owner.is_here() {
+            self.gate.leave();
         }
     }
 
     #[getter]
-    fn inside(&self) -> PyResult<usize> {
-        Ok(self.state()?.inside)
+    fn inside(&self) -> PyResult<u64> {
+        Ok(self.here()?.inside())
     }
 
     #[getter]
     fn entries(&self) -> PyResult<u64> {
-        Ok(self.state()?.entries)
+        Ok(self.here()?.entries())
     }
 
     #[getter]
     fn refusal(&self) -> Option<String> {
-        if self.owner.is_here() { self.lock().refusal.clone() } else { Some(self.forked_message()) }
+        if self.owner.is_here() { self.gate.refusal() } else { Some(self.forked_message()) }
     }
 
     fn check(&self) -> PyResult<()> {
-        let refusal = self.state()?.refusal.clone();
-        refusal.map_or(Ok(()), |refusal| Err(refuse(refusal)))
+        self.here()?.check().map_err(refuse)
     }
 
     fn check_process(&self) -> PyResult<()> {
-        if self.owner.is_here() { Ok(()) } else { Err(self.forked()) }
+        self.here().map(|_| ())
     }
 
     fn open(&self) -> PyResult<()> {
-        self.state()?.refusal = None;
+        self.here()?.open();
         Ok(())
     }
 
     fn shut(&self, refusal: String) -> PyResult<()> {
-        self.state()?.refusal = Some(refusal);
+        self.here()?.shut(refusal);
         Ok(())
     }
 
     fn shut_if_unused_since(&self, entries: u64, refusal: String) -> PyResult<bool> {
-        let mut state = self.state()?;
-        let unused = state.inside == 0 && state.entries == entries;
-        if unused {
-            state.refusal = Some(refusal);
-        }
-        Ok(unused)
+        Ok(self.here()?.shut_if_unused_since(entries, refusal))
     }
 
     fn wait_empty(&self, py: Python<'_>, timeout_s: f64) -> PyResult<bool> {

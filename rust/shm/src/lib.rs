@@ -22,6 +22,7 @@ mod error;
 mod eventfd;
 pub mod fence;
 pub mod fork;
+pub mod gate;
 mod handles;
 #[cfg_attr(loom, path = "memory_loom.rs")]
 mod memory;
@@ -47,5 +48,5 @@ pub use poller::{Poller, Ready, Watch};
 pub use record::{
     AvailableElement, Descriptor, PackedBody, PackedDescriptor, PackedUsed, UsedElement,
 };
-pub use space::{Claim, DmaSpace, Mapping, Pin, Region, Segment};
+pub use space::{Claim, DmaSpace, Mapping, Pin, Region, RegionCache, Segment};
 pub use span::Span;

@@ -13,8 +13,10 @@ use crate::memory::Memory;
 use crate::ranges::{FreeRanges, Taken};
 use crate::span::Span;
 
+mod cache;
 mod region;
 
+pub use cache::RegionCache;
 use region::RegionInner;
 pub use region::{Claim, Pin, Region, Segment};
 
@@ -234,7 +236,7 @@ impl DmaSpace {
 
     /// Keep the region that `handle` names from being closed, as long as the pin lives.
     pub fn pin(&self, handle: u32) -> Result<Pin, SpaceError> {
-        self.region(handle)?.pin()
+        self.region(handle)?.into_pin()
     }
 
     /// The open region, as (handle, offset in it), that holds all of these bytes of this process.

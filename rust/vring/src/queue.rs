@@ -105,6 +105,7 @@ impl<R: Ring> BlockQueue<R> {
             backlog: VecDeque::new(),
             finished: VecDeque::new(),
             waiter: false,
+            polling: wires.interrupt.is_none(),
             pace: Pace::default(),
             sleepers: 0,
             armed_by_owner: false,
@@ -190,8 +191,9 @@ impl<R: Ring> BlockQueue<R> {
     /// Make what was pushed visible, and ring if the device wants that.
     fn publish(&self, state: &mut State<R>) {
         state.pace.restart();
-        // A broken ring has nothing to publish; the next check tells of it.
-        if state.slots.ring_mut().publish() != Ok(true) {
+        // One that was given up stays away from the wires: its place may be another's by now. A
+        // broken ring has nothing to publish; the next check tells of it.
+        if state.gone.is_some() || state.slots.ring_mut().publish() != Ok(true) {
             return;
         }
         state.kick_count += 1;
@@ -406,9 +408,34 @@ impl<R: Ring> BlockQueue<R> {
         }
     }
 
+    /// Whether waits look at the ring instead of asking for an interrupt.
+    pub fn polling(&self) -> bool {
+        self.lock().polling
+    }
+
+    /// Let waits look at the ring, and never ask for an interrupt; or ask for one again. Whether
+    /// that can be: a device that gives none is polled in any case.
+    pub fn set_polling(&self, polling: bool) -> bool {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        if self.wires.interrupt.is_none() {
+            return polling;
+        }
+        state.polling = polling;
+        state.pace.restart();
+        if polling {
+            state.armed_by_owner = false;
+            state.slots.ring_mut().disarm();
+        }
+        drop(guard);
+        // Who waits goes on in the other way, and the owner's event loop looks again.
+        self.wake_all();
+        true
+    }
+
     /// Ask for an interrupt at the next completion, before waiting on [`Self::poll_fd`]; whether
     /// there is something to reap already. It stays asked for until `reap_many` finds something,
-    /// whatever other threads do.
+    /// whatever other threads do. A queue that polls asks for none.
     pub fn arm(&self) -> Result<bool, QueueError> {
         let mut state = self.lock();
         // What woke the caller is taken out: else the descriptor would stay readable, and an
@@ -417,6 +444,9 @@ impl<R: Ring> BlockQueue<R> {
         Self::note(&mut state, ready);
         self.handed_over.drain();
         state.check()?;
+        if state.polling {
+            return Ok(state.slots.ring().has_used() || !state.finished.is_empty());
+        }
         state.armed_by_owner = true;
         let more = state.slots.ring_mut().arm().map_err(QueueError::Broken)?;
         Ok(more || !state.finished.is_empty())
@@ -432,7 +462,7 @@ impl<R: Ring> BlockQueue<R> {
             state.sleepers -= 1;
             return !outcome.timed_out();
         }
-        if self.wires.interrupt.is_none() {
+        if state.polling {
             return self.poll_turn(state, wait);
         }
         if state.slots.ring_mut().arm() != Ok(false) {
@@ -451,7 +481,7 @@ impl<R: Ring> BlockQueue<R> {
         came
     }
 
-    /// The same for a device that gives no interrupt: a look or a nap. A nap that was cut short
+    /// The same for a queue that polls: a look or a nap. A nap that was cut short
     /// brings something, or comes of a signal.
     fn poll_turn(&self, mut state: MutexGuard<'_, State<R>>, wait: Duration) -> bool {
         let step = state.pace.step();
@@ -546,7 +576,8 @@ impl<R: Ring> BlockQueue<R> {
             }
         });
         state.slots.ring_mut().disarm();
-        state.batches.fail_all(&QueueError::Reset);
+        let why = state.gone.clone().map_or(QueueError::Reset, QueueError::Gone);
+        state.batches.fail_all(&why);
         state.backlog.clear();
         state.armed_by_owner = false;
         state.kick_due = false;

@@ -33,7 +33,9 @@ pub(crate) struct State<R: Ring> {
     pub(crate) finished: VecDeque<Completion>,
     /// Somebody sits in epoll.
     pub(crate) waiter: bool,
-    /// For a device without an interrupt.
+    /// The ring is looked at, and no interrupt asked for: by choice, or because there is none.
+    pub(crate) polling: bool,
+    /// For a queue that polls.
     pub(crate) pace: Pace,
     /// How many wait for the one in epoll.
     pub(crate) sleepers: usize,
@@ -60,9 +62,13 @@ impl<R: Ring> State<R> {
     }
 
     /// Check all requests before any is submitted; pins for those that have data.
-    pub(crate) fn check_all(&self, requests: &[Request]) -> Result<Vec<Option<Pin>>, QueueError> {
+    pub(crate) fn check_all(
+        &mut self,
+        requests: &[Request],
+    ) -> Result<Vec<Option<Pin>>, QueueError> {
+        let (slots, limits) = (&mut self.slots, &self.limits);
         let check = |(index, request)| {
-            let checked = self.slots.check(request, &self.limits);
+            let checked = slots.check(request, limits);
             checked.map_err(|error| QueueError::Request { index, error })
         };
         requests.iter().enumerate().map(check).collect()
@@ -90,8 +96,12 @@ impl<R: Ring> State<R> {
         (reaped.unwrap_or(0), handed)
     }
 
-    /// Push of the backlog what fits, in order.
+    /// Push of the backlog what fits, in order; nothing once the queue was given up, as another
+    /// may have its place at the device.
     pub(crate) fn push_backlog(&mut self) {
+        if self.gone.is_some() {
+            return;
+        }
         while let Some(&id) = self.backlog.front() {
             if self.push_rest(id) == Rest::Waits {
                 return;

@@ -1,6 +1,6 @@
 //! Block requests on a ring: a slot of header and status byte for each head.
 
-use shm::{Claim, DmaSpace, Pin, Segment};
+use shm::{Claim, DmaSpace, Pin, RegionCache, Segment};
 
 use crate::error::{Broken, LayoutError, PushError};
 use crate::request::{Limits, Request, RequestError, SECTOR_BYTES, kind};
@@ -47,7 +47,7 @@ struct InFlight<O> {
 #[derive(Debug)]
 pub(crate) struct RequestSlots<R: Ring, O> {
     ring: R,
-    space: DmaSpace,
+    regions: RegionCache,
     slots: Claim,
     in_flight: Vec<Option<InFlight<O>>>,
     in_flight_count: usize,
@@ -78,7 +78,7 @@ impl<R: Ring, O: Copy> RequestSlots<R, O> {
         let lengths_are_reliable = !legacy;
         Ok(Self {
             ring,
-            space,
+            regions: RegionCache::new(space),
             slots,
             in_flight,
             in_flight_count: 0,
@@ -130,7 +130,7 @@ impl<R: Ring, O: Copy> RequestSlots<R, O> {
 
     /// Check a request whole, and pin its data.
     pub(crate) fn check(
-        &self,
+        &mut self,
         request: &Request,
         limits: &Limits,
     ) -> Result<Option<Pin>, RequestError> {
@@ -139,7 +139,7 @@ impl<R: Ring, O: Copy> RequestSlots<R, O> {
             return Ok(None);
         }
         let Request { region, offset, length, .. } = *request;
-        let pin = self.space.pin(region).map_err(|_| RequestError::NoRegion(region))?;
+        let pin = self.regions.pin(region).map_err(|_| RequestError::NoRegion(region))?;
         let available = pin.region().len();
         pin.segment(offset, length.into()).map_err(|_| RequestError::OutsideRegion {
             offset,

@@ -169,6 +169,12 @@ impl Region {
         Ok(Pin(self.clone()))
     }
 
+    /// The same, of a region that is needed no longer than the pin.
+    pub(super) fn into_pin(self) -> Result<Pin, SpaceError> {
+        self.0.begin(IN_FLIGHT)?;
+        Ok(Pin(self))
+    }
+
     /// Pin it for a use that bears no other of its kind: as a ring, or as the slots of one.
     /// Exports and pins stay possible.
     pub fn claim(&self) -> Result<Claim, SpaceError> {
