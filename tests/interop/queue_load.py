@@ -28,14 +28,15 @@ def place(queue: int, block: int) -> int:
     return (queue * BLOCKS + block) * 2 * BLOCK_BYTES
 
 
-def use_from_threads(disk: BlockDevice, queue_count: int) -> None:
-    """Use each queue from a thread of its own, all at once. Raises what the first that failed did,
+def use_from_threads(disk: BlockDevice, queue_count: int, most: int = BLOCKS) -> None:
+    """Use each queue from a thread of its own, all at once, with at most so many requests in flight
+    on each. Raises what the first that failed did,
     AssertionError if what was read is not what was written."""
     failures: list[BaseException] = []
 
     def work(queue: int) -> None:
         try:
-            use_queue(disk, queue)
+            use_queue(disk, queue, most)
         except BaseException as error:
             failures.append(error)
 
@@ -49,18 +50,18 @@ def use_from_threads(disk: BlockDevice, queue_count: int) -> None:
     assert not any(thread.is_alive() for thread in threads)
 
 
-def use_queue(disk: BlockDevice, queue: int) -> None:
+def use_queue(disk: BlockDevice, queue: int, most: int) -> None:
     """Write all blocks of a queue through it, and read them through it."""
     with disk.alloc(BLOCKS * BLOCK_BYTES) as region, memoryview(region) as memory:
         expected = b"".join(pattern(queue, block) for block in range(BLOCKS))
         memory[:] = expected
-        run_all(disk, queue, RequestType.OUT, region.handle)
+        run_all(disk, queue, RequestType.OUT, region.handle, most)
         memory[:] = bytes(len(expected))
-        run_all(disk, queue, RequestType.IN, region.handle)
+        run_all(disk, queue, RequestType.IN, region.handle, most)
         assert memory == expected
 
 
-def run_all(disk: BlockDevice, queue: int, kind: RequestType, handle: int) -> None:
+def run_all(disk: BlockDevice, queue: int, kind: RequestType, handle: int, most: int) -> None:
     """One request for each block, as many at a time as fit."""
     records = [
         REQUEST_RECORD.pack(
@@ -72,8 +73,9 @@ def run_all(disk: BlockDevice, queue: int, kind: RequestType, handle: int) -> No
     out = bytearray(BLOCKS * COMPLETION_RECORD.size)
     submitted = 0
     while len(done) < BLOCKS:
-        if submitted < BLOCKS:
-            submitted += disk.submit_many(b"".join(records[submitted:]), queue)
+        batch = records[submitted : len(done) + most]
+        if batch:
+            submitted += disk.submit_many(b"".join(batch), queue)
         assert disk.wait(WAIT_S, queue)
         count = disk.reap_many(out, queue)
         reaped = COMPLETION_RECORD.iter_unpack(out[: count * COMPLETION_RECORD.size])

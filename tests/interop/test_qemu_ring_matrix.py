@@ -35,14 +35,20 @@ class Format(NamedTuple):
     packed: bool
     in_order: bool
     ring_size: int
-    """A packed ring has any number of descriptors (VIRTIO 1.4, 2.8 Packed Virtqueues)."""
+    """A packed ring has any number of descriptors (VIRTIO 1.4, 2.8 Packed Virtqueues); with
+    IN_ORDER, QEMU 10.0 can do powers of two only (test_qemu_behaviour)."""
+
+    @property
+    def most(self) -> int:
+        """Requests in flight. With IN_ORDER, QEMU 10.0 loses those that fill the ring."""
+        return self.ring_size - 1 if self.in_order else self.ring_size
 
 
 FORMATS: Final = (
     Format("split", packed=False, in_order=False, ring_size=32),
     Format("split-in-order", packed=False, in_order=True, ring_size=32),
     Format("packed", packed=True, in_order=False, ring_size=27),
-    Format("packed-in-order", packed=True, in_order=True, ring_size=31),
+    Format("packed-in-order", packed=True, in_order=True, ring_size=32),
 )
 
 
@@ -128,7 +134,7 @@ def test_each_format_with_each_feature_moves_data(
         ] * case.queue_count
         settle(platform)
         before = [RingView.of(platform, index) for index in range(case.queue_count)]
-        use_from_threads(disk, case.queue_count)
+        use_from_threads(disk, case.queue_count, case.format.most)
         settle(platform)
         for view in before:
             check_view(case, view, RingView.of(platform, view.index))
@@ -178,3 +184,11 @@ def check_packed(case: Case, view: RingView) -> None:
         ids = [view.packed_descriptor(slot).buffer_id for slot in slots]
         steps = [(b - a) % view.size for a, b in pairwise(ids)]
         assert steps == [1, 1]
+
+
+@pytest.mark.parametrize("name", ["notification_data", "notif_config_data"])
+def test_qemu_has_no_notifications_with_data(name: str) -> None:
+    with vioblk.open("qemu:null:1M?interface=modern") as disk:
+        assert name not in disk.info.offered.names
+    with pytest.raises(vioblk.NegotiationError, match=f"QEMU's device does not offer {name}"):
+        vioblk.open(f"qemu:null:1M?interface=modern&{name}=on")
