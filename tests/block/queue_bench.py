@@ -2,21 +2,30 @@
 
 import os
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias, get_args
 
+from tests.ring.formats import PACKED, PACKED_IN_ORDER, SPLIT, SPLIT_IN_ORDER, Format
 from tests.ring.packed_puppet import PackedPuppet
 from tests.ring.puppet import Part, Puppet
-from tests.ring.split_puppet import SplitPuppet
 from vioblk._native import BlockLimits, BlockQueue, DmaSpace, Doorbell, Region, SoftwareDevice
 from vioblk.block.queue import RequestQueue
 from vioblk.block.reference_queue import ReferenceBlockQueue
 from vioblk.block.request import COMPLETION_RECORD, REQUEST_RECORD, RequestType
-from vioblk.ring.reference import packed_layout, split_layout
 
-Language: TypeAlias = Literal["native", "reference", "native-packed", "reference-packed"]
-"""A queue in this language, on a split ring or on a packed one."""
+Language: TypeAlias = Literal[
+    "native",
+    "reference",
+    "native-split-in-order",
+    "reference-split-in-order",
+    "native-packed",
+    "reference-packed",
+    "native-packed-in-order",
+    "reference-packed-in-order",
+]
+"""A queue in this language on a ring of this format; split unless said otherwise."""
+LANGUAGES: tuple[Language, ...] = get_args(Language)
 
 CAPACITY_SECTORS = 4096
 DATA_BYTES = 1 << 20
@@ -25,7 +34,7 @@ DEVICE_ADDRESS = 0x1_0000_0000
 STATUS_OFFSET = 32
 
 VERSION_1, INDIRECT_DESC, FLUSH, DISCARD, WRITE_ZEROES = 1 << 32, 1 << 28, 1 << 9, 1 << 13, 1 << 14
-RING_PACKED = 1 << 34
+RING_PACKED, IN_ORDER = 1 << 34, 1 << 35
 ACKNOWLEDGE, DRIVER, DRIVER_OK, FEATURES_OK = 1, 2, 4, 8
 
 
@@ -142,17 +151,29 @@ class PuppetBench(QueueBench):
     ) -> None:
         """Write the status byte and use the chain; the length is what an honest device says.
         `write_flag`: on a packed ring, whether it says so."""
+        writable_bytes = self.write_status(head, status)
+        if used_length is None:
+            used_length = writable_bytes
+        if isinstance(self.puppet, PackedPuppet):
+            self.puppet.use(head, used_length, write_flag=write_flag)
+        else:
+            self.puppet.use(head, used_length)
+
+    def complete_batch(
+        self, heads: Sequence[int], status: int = 0, used_length: int | None = None
+    ) -> None:
+        """Write the same status byte to all and give them back by one used element."""
+        writable_bytes = [self.write_status(head, status) for head in heads]
+        self.puppet.use_batch(heads, writable_bytes[-1] if used_length is None else used_length)
+
+    def write_status(self, head: int, status: int) -> int:
+        """Write the status byte, and no more; the writable bytes of the chain."""
         parts = self.puppet.follow(head)
         assert (parts[-1].length, parts[-1].device_writes) == (1, True)
         offset = parts[-1].address - self.slots.device_address
         with memoryview(self.slots) as view:
             view[offset] = status
-        if used_length is None:
-            used_length = sum(part.length for part in parts if part.device_writes)
-        if isinstance(self.puppet, PackedPuppet):
-            self.puppet.use(head, used_length, write_flag=write_flag)
-        else:
-            self.puppet.use(head, used_length)
+        return sum(part.length for part in parts if part.device_writes)
 
     def interrupt(self) -> None:
         assert self.interrupt_fd is not None
@@ -182,21 +203,14 @@ def make_puppet_bench(
         packed=is_packed(language),
         legacy_align=legacy_align,
         indirect_table_size=indirect_table_size,
+        in_order=is_in_order(language),
         strict=strict,
         doorbell=doorbell,
         interrupt_fd=interrupt_fd,
         hangup_fd=hangup_fd,
     )
-    puppet: Puppet
-    if is_packed(language):
-        puppet = PackedPuppet(ring_region, size, indirect_table_size=indirect_table_size)
-    else:
-        puppet = SplitPuppet(
-            ring_region,
-            size,
-            legacy_align=legacy_align,
-            indirect_table_size=indirect_table_size,
-        )
+    shape = shape_of(language, indirect_table_size, legacy_align)
+    puppet = format_of(language).puppet(ring_region, size, **shape)
     return PuppetBench(
         space, ring_region, slots, data, queue, interrupt_fd=interrupt_fd, puppet=puppet
     )
@@ -225,6 +239,7 @@ def make_device_bench(
     space, ring_region, slots, data = _memory(language, size, indirect_table_size)
     features = VERSION_1 | INDIRECT_DESC | FLUSH | DISCARD | WRITE_ZEROES
     features |= RING_PACKED if is_packed(language) else 0
+    features |= IN_ORDER if is_in_order(language) else 0
     device = SoftwareDevice(
         space, capacity_sectors=CAPACITY_SECTORS, features=features, threaded=threaded
     )
@@ -242,6 +257,7 @@ def make_device_bench(
         limits or limits_of(),
         packed=is_packed(language),
         indirect_table_size=indirect_table_size,
+        in_order=is_in_order(language),
         doorbell=Doorbell.eventfd(device.kick_fd(0)),
         interrupt_fd=device.interrupt_fd(0),
     )
@@ -262,13 +278,10 @@ def _memory(
 ) -> tuple[DmaSpace, Region, Region, Region]:
     space = DmaSpace()
     space.map(MEMORY_BYTES, DEVICE_ADDRESS)
-    if is_packed(language):
-        length = packed_layout(size, indirect_table_size=indirect_table_size).length
-    else:
-        length = split_layout(
-            size, legacy_align=legacy_align, indirect_table_size=indirect_table_size
-        ).length
-    ring = space.alloc(length)
+    layout_of = format_of(language).layout("reference")
+    ring = space.alloc(
+        layout_of(size, **shape_of(language, indirect_table_size, legacy_align)).length
+    )
     slots = space.alloc(_queue_class(language).slots_length(size))
     return space, ring, slots, space.alloc(DATA_BYTES)
 
@@ -277,5 +290,25 @@ def _queue_class(language: Language) -> type[BlockQueue] | type[ReferenceBlockQu
     return BlockQueue if language.startswith("native") else ReferenceBlockQueue
 
 
+def shape_of(
+    language: Language, indirect_table_size: int, legacy_align: int | None
+) -> dict[str, int]:
+    """What a layout depends on besides the size; no packed ring can be legacy."""
+    shape = {"indirect_table_size": indirect_table_size}
+    if legacy_align is not None and not is_packed(language):
+        shape["legacy_align"] = legacy_align
+    return shape
+
+
+def format_of(language: Language) -> Format[Puppet]:
+    _, _, name = language.partition("-")
+    formats = (SPLIT, SPLIT_IN_ORDER, PACKED, PACKED_IN_ORDER)
+    return {each.name: each for each in formats}[name or "split"]
+
+
 def is_packed(language: Language) -> bool:
-    return language.endswith("-packed")
+    return format_of(language).puppet is PackedPuppet
+
+
+def is_in_order(language: Language) -> bool:
+    return format_of(language).in_order

@@ -18,10 +18,12 @@ import pytest
 
 from tests.block.queue_bench import (
     CAPACITY_SECTORS,
+    LANGUAGES,
     Done,
     Header,
     Language,
     PuppetBench,
+    is_in_order,
     is_packed,
     limits_of,
     make_device_bench,
@@ -49,9 +51,9 @@ IN, OUT, FLUSH = RequestType.IN, RequestType.OUT, RequestType.FLUSH
 GET_ID, DISCARD, WRITE_ZEROES = RequestType.GET_ID, RequestType.DISCARD, RequestType.WRITE_ZEROES
 
 
-@pytest.fixture(params=["native", "reference", "native-packed", "reference-packed"])
+@pytest.fixture(params=LANGUAGES)
 def ring(request: pytest.FixtureRequest) -> Language:
-    """Every test runs on the queues of both languages, over rings of both formats."""
+    """Every test runs on the queues of both languages, over rings of every format."""
     chosen: Language = request.param
     return chosen
 
@@ -334,7 +336,7 @@ def test_slots_that_are_too_short_are_refused(ring: Language) -> None:
         )
 
 
-@pytest.mark.parametrize("ring", ["native-packed", "reference-packed"])
+@pytest.mark.parametrize("ring", [each for each in LANGUAGES if is_packed(each)])
 def test_the_legacy_interface_has_no_packed_ring(ring: Language) -> None:
     with pytest.raises(ValueError, match="no packed ring"):
         make_puppet_bench(ring, legacy_align=4096)
@@ -367,9 +369,9 @@ def test_submit_accepts_from_the_front_as_many_as_fit(ring: Language) -> None:
     records = [bench.record(IN, sector=n, token=n) for n in range(9)]
     assert bench.queue.submit_many(b"".join(records)) == 5
     assert bench.queue.submit_many(records[5]) == 0
-    heads = bench.puppet.take()
-    bench.complete(heads[2])
-    assert [done.token for done in bench.reap()] == [2]
+    used = 0 if is_in_order(ring) else 2
+    bench.complete(bench.puppet.take()[used])
+    assert [done.token for done in bench.reap()] == [used]
     assert bench.queue.submit_many(b"".join(records[5:])) == 1
     chain = bench.puppet.follow(bench.puppet.take()[0])
     assert bench.header(chain[0]).sector == 5
@@ -422,11 +424,12 @@ def test_a_completion_tells_token_status_and_written_bytes(ring: Language) -> No
     ]
     bench.queue.submit_many(b"".join(records))
     read, write, get_id = bench.puppet.take()
-    bench.complete(get_id, status=2)
-    bench.complete(write, status=1)
-    bench.complete(read, status=0)
+    expected = [Done(token, 1024, 0), Done(1, 0, 1), Done(2, 20, 2)]
+    order = [0, 1, 2] if is_in_order(ring) else [2, 1, 0]
+    for position in order:
+        bench.complete((read, write, get_id)[position], expected[position].status)
     assert bench.queue.in_flight == 3
-    assert bench.reap() == [Done(2, 20, 2), Done(1, 0, 1), Done(token, 1024, 0)]
+    assert bench.reap() == [expected[position] for position in order]
     assert bench.queue.in_flight == 0
 
 
@@ -466,6 +469,28 @@ def test_a_status_that_the_device_did_not_write_stays_pending(ring: Language) ->
     bench.queue.submit_many(bench.record(FLUSH))
     bench.puppet.use(bench.puppet.take()[0], 1)
     assert [done.status for done in bench.reap()] == [STATUS_PENDING]
+
+
+@pytest.mark.parametrize("ring", [each for each in LANGUAGES if is_in_order(each)])
+def test_in_order_one_used_element_completes_all_requests_before_it_as_well(
+    ring: Language,
+) -> None:
+    """A skipped request counts as written completely; what became of it, its status byte says."""
+    bench = make_puppet_bench(ring, 16)
+    records = [
+        bench.record(IN, length=1024, token=1),
+        bench.record(OUT, length=1024, token=2),
+        bench.record(FLUSH, token=3),
+        bench.record(GET_ID, token=4),
+    ]
+    bench.queue.submit_many(b"".join(records))
+    heads = bench.puppet.take()
+    for head, status in ((heads[0], 0), (heads[1], 1), (heads[3], 0)):
+        bench.write_status(head, status)
+    bench.puppet.use_batch(heads, 21)
+    assert bench.reap(1) == [Done(1, 1024, 0)]
+    assert bench.queue.in_flight == 3
+    assert bench.reap() == [Done(2, 0, 1), Done(3, 0, STATUS_PENDING), Done(4, 20, 0)]
 
 
 def test_reap_fills_what_there_is_room_for_and_keeps_the_rest(ring: Language) -> None:
@@ -556,9 +581,10 @@ def test_reclaim_returns_the_tokens_that_never_completed_and_unpins(ring: Langua
     region = bench.space.alloc(4096)
     records = [bench.record(IN, region=region.handle, token=100 + n) for n in range(4)]
     bench.queue.submit_many(b"".join(records))
-    bench.complete(bench.puppet.take()[1])
-    assert [done.token for done in bench.reap()] == [101]
-    assert sorted(bench.queue.reclaim()) == [100, 102, 103]
+    first = 0 if is_in_order(ring) else 1
+    bench.complete(bench.puppet.take()[first])
+    assert [done.token for done in bench.reap()] == [100 + first]
+    assert sorted(bench.queue.reclaim()) == [100 + n for n in range(4) if n != first]
     assert bench.queue.reclaim() == []
     assert bench.queue.in_flight == 0
     region.close()

@@ -1,4 +1,5 @@
-"""Both request queues refuse, send, and hand out the same, whatever records they are given."""
+"""Both request queues refuse, send, and hand out the same, whatever records they are given, over
+rings of every format."""
 
 from collections.abc import Callable
 from functools import partial
@@ -6,6 +7,7 @@ from operator import methodcaller
 from typing import Any
 
 import hypothesis.strategies as st
+import pytest
 from hypothesis import given, settings
 
 from tests.block.queue_bench import (
@@ -13,13 +15,20 @@ from tests.block.queue_bench import (
     DATA_BYTES,
     Language,
     PuppetBench,
+    format_of,
+    is_in_order,
     limits_of,
     make_puppet_bench,
 )
 from vioblk._native import BlockLimits
 from vioblk.block.request import REQUEST_RECORD, UNMAP, RequestType
 
-RINGS: tuple[Language, ...] = ("native", "reference")
+PAIRS: list[tuple[Language, Language]] = [
+    ("native", "reference"),
+    ("native-split-in-order", "reference-split-in-order"),
+    ("native-packed", "reference-packed"),
+    ("native-packed-in-order", "reference-packed-in-order"),
+]
 FIELDS = ("type", "flags", "sector", "offset", "length", "region", "token")
 
 TYPES = st.sampled_from(RequestType).map(int)
@@ -74,6 +83,7 @@ COMPLETIONS = st.lists(
         st.integers(0, 63),
         st.sampled_from([0, 0, 0, 1, 2, 0xFF]),
         st.none() | st.sampled_from([0, 1, 20, 511, 512, 513, (1 << 32) - 1]),
+        st.sampled_from([1, 1, 2, 4]),
     ),
     max_size=12,
 )
@@ -111,22 +121,28 @@ def sent(bench: PuppetBench) -> tuple[list[int], bytes, bytes]:
     return heads, descriptors, bytes(memoryview(bench.slots))
 
 
+@pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: str(format_of(pair[0])))
 @settings(max_examples=150, deadline=None)
 @given(
     size=st.sampled_from([4, 16, 64]),
     indirect_table_size=st.sampled_from([0, 3, 4]),
     limits=LIMITS,
     steps=STEPS,
+    strict=st.booleans(),
 )
 def test_both_queues_do_the_same_with_any_records(
+    pair: tuple[Language, Language],
     size: int,
     indirect_table_size: int,
     limits: BlockLimits,
-    steps: list[tuple[list[dict[str, int]], list[tuple[int, int, int | None]], int]],
+    steps: list[tuple[list[dict[str, int]], list[tuple[int, int, int | None, int]], int]],
+    strict: bool,
 ) -> None:
     native, reference = both = [
-        make_puppet_bench(ring, size, limits=limits, indirect_table_size=indirect_table_size)
-        for ring in RINGS
+        make_puppet_bench(
+            ring, size, limits=limits, indirect_table_size=indirect_table_size, strict=strict
+        )
+        for ring in pair
     ]
     in_flight: list[int] = []
 
@@ -140,10 +156,14 @@ def test_both_queues_do_the_same_with_any_records(
         same(partial(submit, batch))
         heads, _, _ = same(sent)
         in_flight += heads
-        for position, status, used_length in completions:
-            if in_flight:
+        for position, status, used_length, batch_size in completions:
+            if in_flight and is_in_order(pair[0]):
+                heads, in_flight = in_flight[:batch_size], in_flight[batch_size:]
+                for bench in both:
+                    bench.complete_batch(heads, status, used_length)
+            elif in_flight:
                 head = in_flight.pop(position % len(in_flight))
                 for bench in both:
-                    bench.complete(head, status, used_length)
+                    bench.complete(head, status, used_length, write_flag=position % 3 > 0)
         same(methodcaller("reap", room))
     same(lambda bench: sorted(bench.queue.reclaim()))

@@ -170,6 +170,7 @@ class ReferenceBlockQueue:
         legacy_align: int | None = None,
         indirect_table_size: int = 0,
         event_idx: bool = False,
+        in_order: bool = False,
         strict: bool = False,
         doorbell: Doorbell | None = None,
         interrupt_fd: int | None = None,
@@ -190,7 +191,12 @@ class ReferenceBlockQueue:
         # In both cases the device has been told of the ring, and may be live.
         self._ring: Final = (
             PackedQueue(
-                ring, size, indirect_table_size=indirect_table_size, strict=strict, zeroed=True
+                ring,
+                size,
+                indirect_table_size=indirect_table_size,
+                in_order=in_order,
+                strict=strict,
+                zeroed=True,
             )
             if packed
             else SplitQueue(
@@ -198,6 +204,7 @@ class ReferenceBlockQueue:
                 size,
                 legacy_align=legacy_align,
                 indirect_table_size=indirect_table_size,
+                in_order=in_order,
                 strict=strict,
                 zeroed=True,
             )
