@@ -20,6 +20,8 @@ const GARBAGE_STATUS: u8 = 0xA5;
 /// A queue that is being served.
 pub(super) struct Lane {
     ring: EitherRing,
+    /// Chains that were found and not yet taken.
+    waiting: u16,
     /// Whether a chain that is held back holds back all behind it (IN_ORDER).
     in_order: bool,
     /// What faults hold back, in the order in which it became available.
@@ -72,6 +74,7 @@ impl Lane {
     pub(super) fn new(ring: EitherRing, in_order: bool) -> Self {
         Self {
             ring,
+            waiting: 0,
             in_order,
             held: Vec::new(),
             last_id: None,
@@ -89,7 +92,7 @@ impl Lane {
 
     #[inline]
     pub(super) fn has_work(&self) -> bool {
-        (self.ring.waiting() > 0 || self.ring.pending()) && !self.deaf
+        (self.waiting > 0 || self.ring.pending()) && !self.deaf
     }
 
     /// If there are chains, decline kicks for as long as they keep coming. Not while something is
@@ -134,18 +137,24 @@ impl Lane {
         if self.deaf {
             return Ok(0);
         }
-        let fresh = self.ring.poll()?;
+        let fresh = self.ring.find(self.waiting)?;
         if fresh > 0 {
+            self.waiting += fresh;
             pass.tally.batches = 1;
             pass.tally.largest_batch = fresh.into();
-            pass.tally.most_outstanding = self.ring.outstanding().into();
+            pass.tally.most_outstanding = u64::from(self.ring.held()) + u64::from(self.waiting);
         }
-        let count = limit.min(self.ring.waiting().min(PUBLISH_EVERY).into());
+        let count = limit.min(self.waiting.min(PUBLISH_EVERY).into());
         for served in 0..count {
-            let stopped = self.deaf || !pass.wires.is_live();
-            if stopped || !self.ring.take(pass.map, pass.chain)? {
+            if self.deaf || !pass.wires.is_live() {
                 return Ok(served);
             }
+            if !self.ring.take(pass.map, pass.chain)? {
+                // On a packed ring a driver can take back what was counted.
+                self.waiting = 0;
+                return Ok(served);
+            }
+            self.waiting -= 1;
             pass.tally.chains += 1;
             pass.tally.segments += u64::from(pass.chain.descriptor_count);
             pass.tally.indirect_chains += u64::from(pass.chain.indirect);

@@ -71,10 +71,14 @@ impl Chain {
         } else {
             return Err(Violation::ReadableAfterWritable { index });
         }
-        if self.readable_bytes + self.writable_bytes > CHAIN_BYTES_MAX {
-            return Err(Violation::TooManyBytes);
-        }
         Ok(())
+    }
+
+    /// Once it is whole; 32768 descriptors do not make the sum overflow.
+    #[inline]
+    pub(super) fn check_length(&self) -> Result<(), Violation> {
+        let bytes = self.readable_bytes + self.writable_bytes;
+        if bytes > CHAIN_BYTES_MAX { Err(Violation::TooManyBytes) } else { Ok(()) }
     }
 }
 

@@ -42,18 +42,20 @@ impl EitherRing {
         either!(self, ring => ring.size())
     }
 
+    /// How many chains wait behind `known` ones that are known to. On a packed ring nobody looks
+    /// before those are taken.
     #[inline]
-    pub(crate) fn poll(&mut self) -> Result<u16, Violation> {
-        either!(self, ring => ring.poll())
+    pub(crate) fn find(&mut self, known: u16) -> Result<u16, Violation> {
+        match self {
+            Self::Split(ring) => ring.poll(),
+            Self::Packed(ring) => Ok(if known == 0 { ring.waiting() } else { 0 }),
+        }
     }
 
+    /// Chains taken and not yet used.
     #[inline]
-    pub(crate) fn waiting(&self) -> u16 {
-        either!(self, ring => ring.waiting())
-    }
-
-    pub(crate) fn outstanding(&self) -> u16 {
-        either!(self, ring => ring.outstanding())
+    pub(crate) fn held(&self) -> u16 {
+        either!(self, ring => ring.held())
     }
 
     #[inline]

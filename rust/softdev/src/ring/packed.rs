@@ -26,26 +26,30 @@ const ALWAYS: u16 = 0;
 const NEVER: u16 = 1;
 const AT_PLACE: u16 = 2;
 
-/// A slot, and the wrap counter with which the ring is gone through there.
+/// A slot, and the flags that a descriptor has there when it is due: AVAIL or USED alone where it
+/// becomes available, both or none where it is used. Behind the last slot both flip, as the wrap
+/// counter does (2.8.1 Driver and Device Ring Wrap Counters), which is what AVAIL says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Place {
     slot: u16,
-    counter: u16,
+    flags: u16,
 }
 
 impl Place {
-    const FIRST: Self = Self { slot: 0, counter: 1 };
+    const FIRST_AVAILABLE: Self = Self { slot: 0, flags: AVAIL };
+    const FIRST_USED: Self = Self { slot: 0, flags: OWNER };
+
+    fn counter(self) -> u16 {
+        u16::from(self.flags & AVAIL != 0)
+    }
 
     fn word(self) -> u16 {
-        self.slot | self.counter << 15
+        self.slot | self.counter() << 15
     }
 
-    fn is_available(self, flags: u16) -> bool {
-        flags & OWNER == if self.counter == 1 { AVAIL } else { USED }
-    }
-
-    fn used_flags(self) -> u16 {
-        if self.counter == 1 { OWNER } else { 0 }
+    #[inline]
+    fn is_due(self, flags: u16) -> bool {
+        flags & OWNER == self.flags
     }
 
     /// No chain takes more than a lap, so this takes no division, which would cost as much as all
@@ -57,7 +61,7 @@ impl Place {
             self.slot = slot as u16;
         } else {
             self.slot = (slot - u32::from(size)) as u16;
-            self.counter ^= 1;
+            self.flags ^= OWNER;
         }
     }
 }
@@ -78,20 +82,16 @@ pub struct PackedRing {
     descriptors: PackedDescriptors,
     driver_event: Words,
     device_event: Words,
-    /// Up to where chains have been seen, and up to where they have been taken.
-    seen: Place,
+    /// Up to where chains have been taken.
     taken: Place,
-    /// Chains between the two.
-    waiting: u16,
-    /// Chains that were seen and not yet used.
-    outstanding: u16,
-    /// Slots from `used` to `seen`: the device's.
+    /// Chains that were taken and not yet used, and their slots: those from `used` to `taken`.
+    held: u16,
     held_slots: u16,
     /// Where the next used descriptor goes.
     used: Place,
-    /// Slots of the used descriptors that the driver cannot see yet, and the flags that will show
-    /// them.
-    hidden: Vec<(u16, u16)>,
+    /// The first used descriptor that the driver cannot see yet; its flags will show it, and all
+    /// those behind it, which have theirs.
+    hidden: Option<Place>,
     /// Used descriptors written so far, a batch being shown by one.
     elements: u32,
     /// In order: the chains before `used` for which no used descriptor was written yet, and what
@@ -127,13 +127,11 @@ impl PackedRing {
             descriptors: descriptors.packed_descriptors(0, count)?,
             driver_event: driver_event.words(0, 2)?,
             device_event: device_event.words(0, 2)?,
-            seen: Place::FIRST,
-            taken: Place::FIRST,
-            waiting: 0,
-            outstanding: 0,
+            taken: Place::FIRST_AVAILABLE,
+            held: 0,
             held_slots: 0,
-            used: Place::FIRST,
-            hidden: Vec::new(),
+            used: Place::FIRST_USED,
+            hidden: None,
             elements: 0,
             batch: None,
             unjudged_slots: 0,
@@ -148,83 +146,89 @@ impl PackedRing {
         self.size
     }
 
-    /// Look for chains behind those that were seen; how many there are.
+    /// Whether a chain waits: 0 or 1, as counting them is as much work as taking them.
     #[inline]
     pub fn poll(&mut self) -> Result<u16, Violation> {
-        let mut fresh = 0;
-        while self.held_slots < self.size && self.pending() {
-            fence::device_after_available_index();
-            self.see_list()?;
-            fresh += 1;
-        }
-        self.waiting += fresh;
-        self.outstanding += fresh;
-        Ok(fresh)
-    }
-
-    /// Step over the list whose first descriptor is available; the others must be, too.
-    #[inline]
-    fn see_list(&mut self) -> Result<(), Violation> {
-        loop {
-            if self.held_slots == self.size {
-                return Err(Violation::ChainTooLong { size: self.size });
-            }
-            let flags = self.descriptors.load_flags(usize::from(self.seen.slot));
-            if !self.seen.is_available(flags) {
-                return Err(Violation::ListNotAvailable { slot: self.seen.slot });
-            }
-            self.held_slots += 1;
-            self.seen.skip(1, self.size);
-            if flags & NEXT == 0 {
-                return Ok(());
-            }
-        }
-    }
-
-    /// Chains seen and not yet taken.
-    #[inline]
-    pub fn waiting(&self) -> u16 {
-        self.waiting
-    }
-
-    /// Chains seen and not yet used.
-    pub fn outstanding(&self) -> u16 {
-        self.outstanding
+        Ok(self.pending().into())
     }
 
     /// Take the next of the waiting chains into `chain`; false if there is none.
     #[inline]
     pub fn take(&mut self, map: &mut AddressMap, chain: &mut Chain) -> Result<bool, Violation> {
-        if self.waiting == 0 {
+        let mut place = self.taken;
+        let mut flags = self.descriptors.load_flags(usize::from(place.slot));
+        if !self.may_take(place, flags) {
             return Ok(false);
         }
+        // Whatever belongs to a list was written before its first descriptor became available.
+        fence::device_after_available_index();
         chain.clear(0);
+        let free_slots = self.size - self.held_slots;
         let mut slots = 0;
         loop {
-            let slot = self.taken.slot;
-            // The driver may have changed since what `see_list` saw, so that a list takes in slots
-            // of the next ones, and none is left for those.
-            if self.taken == self.seen {
-                return Err(Violation::ListNotAvailable { slot });
-            }
-            let flags = self.descriptors.load_flags(usize::from(slot));
-            let body = self.descriptors.load_body(usize::from(slot));
+            let PackedBody { addr, len, id } = self.descriptors.load_body(usize::from(place.slot));
             slots += 1;
-            self.taken.skip(1, self.size);
-            chain.head = body.id;
+            chain.head = id;
             if flags & INDIRECT != 0 {
-                self.walk_table(flags, body, slots, map, chain)?;
+                place.skip(1, self.size);
+                self.walk_table(flags, addr, len, slots, map, chain)?;
                 break;
             }
-            let PackedBody { addr, len, .. } = body;
-            chain.append(slot, addr, len, flags & WRITE != 0, self.size, map)?;
+            chain.append(place.slot, addr, len, flags & WRITE != 0, self.size, map)?;
+            place.skip(1, self.size);
             if flags & NEXT == 0 {
                 break;
             }
+            if slots == free_slots {
+                return Err(Violation::ChainTooLong { size: self.size });
+            }
+            flags = self.descriptors.load_flags(usize::from(place.slot));
+            if !place.is_due(flags) {
+                return Err(Violation::ListNotAvailable { slot: place.slot });
+            }
         }
+        chain.check_length()?;
         chain.slots = slots;
-        self.waiting -= 1;
+        self.taken = place;
+        self.held += 1;
+        self.held_slots += slots;
         Ok(true)
+    }
+
+    #[inline]
+    fn may_take(&self, place: Place, flags: u16) -> bool {
+        place.is_due(flags) && self.held_slots < self.size && !self.lied
+    }
+
+    /// Chains that wait, counted anew.
+    pub fn waiting(&self) -> u16 {
+        if self.lied {
+            return 0;
+        }
+        let mut lists = 0;
+        self.look_ahead(|_, flags| lists += u16::from(flags & NEXT == 0));
+        // A list without an end is there to be taken, which fails.
+        lists.max(self.pending().into())
+    }
+
+    /// Chains taken and not yet used.
+    pub fn held(&self) -> u16 {
+        self.held
+    }
+
+    /// Show `each` the slots that are available behind what was taken, with their flags; nothing
+    /// is done about them. The place behind them.
+    fn look_ahead(&self, mut each: impl FnMut(usize, u16)) -> Place {
+        let mut place = self.taken;
+        for _ in self.held_slots..self.size {
+            let flags = self.descriptors.load_flags(usize::from(place.slot));
+            if !place.is_due(flags) {
+                break;
+            }
+            each(place.slot.into(), flags);
+            place.skip(1, self.size);
+        }
+        place
     }
 
     /// All of a chain stands in an indirect table, entry behind entry; WRITE on `flags` means
@@ -232,12 +236,12 @@ impl PackedRing {
     fn walk_table(
         &self,
         flags: u16,
-        pointer: PackedBody,
+        address: u64,
+        length: u32,
         slots: u16,
         map: &mut AddressMap,
         chain: &mut Chain,
     ) -> Result<(), Violation> {
-        let PackedBody { addr: address, len: length, .. } = pointer;
         let bytes = length as usize;
         if !self.features.indirect {
             return Err(Violation::IndirectNotNegotiated);
@@ -300,15 +304,25 @@ impl PackedRing {
         }
     }
 
-    /// What is stored is hidden until its flags are.
+    /// The driver looks at one used descriptor after the other, so none is seen before the first
+    /// is, and that is hidden until its flags are stored.
     #[inline]
     fn store_used(&mut self, place: Place, element: UsedElement) {
         let UsedElement { id, len } = element;
         let id = u16::try_from(id).unwrap_or(u16::MAX);
         self.descriptors.store_used(usize::from(place.slot), PackedUsed { id, len });
-        // Something was written in any case, if only a status: the length counts.
-        self.hidden.push((place.slot, place.used_flags() | WRITE));
         self.elements += 1;
+        if self.hidden.is_none() {
+            self.hidden = Some(place);
+        } else {
+            self.show(place);
+        }
+    }
+
+    /// Something was written in any case, if only a status: the length counts.
+    #[inline]
+    fn show(&self, place: Place) {
+        self.descriptors.store_flags(usize::from(place.slot), place.flags | WRITE);
     }
 
     /// Go on to where the next used descriptor stands.
@@ -317,7 +331,7 @@ impl PackedRing {
         self.used.skip(slots, self.size);
         self.unjudged_slots += u32::from(slots);
         self.held_slots = self.held_slots.saturating_sub(slots);
-        self.outstanding = self.outstanding.saturating_sub(1);
+        self.held = self.held.saturating_sub(1);
     }
 
     /// Write a used descriptor of its own for a chain of `slots`; the driver sees it with the next
@@ -339,20 +353,17 @@ impl PackedRing {
     /// Whether used descriptors were put that the driver cannot see yet.
     #[inline]
     pub fn has_unpublished(&self) -> bool {
-        self.batch.is_some() || !self.hidden.is_empty()
+        self.batch.is_some() || self.hidden.is_some()
     }
 
-    /// Show the driver everything that was put: the first last, as the driver looks there first.
+    /// Show the driver everything that was put.
     #[inline]
     pub fn publish(&mut self) {
         self.end_batch();
-        let Some((&(first_slot, first_flags), later)) = self.hidden.split_first() else { return };
-        for &(slot, flags) in later {
-            self.descriptors.store_flags(usize::from(slot), flags);
+        if let Some(first) = self.hidden.take() {
+            fence::device_before_used_index();
+            self.show(first);
         }
-        fence::device_before_used_index();
-        self.descriptors.store_flags(usize::from(first_slot), first_flags);
-        self.hidden.clear();
     }
 
     /// Whether the driver wants to be notified of what was published since this was last asked.
@@ -375,7 +386,7 @@ impl PackedRing {
     fn went_past(&self, word: u16, slots: u32) -> bool {
         let (slot, counter) = (word & 0x7fff, word >> 15);
         // Behind the last slot the counter was another: what it names lies a lap back.
-        let lap_back = if counter == self.used.counter { 0 } else { self.size };
+        let lap_back = if counter == self.used.counter() { 0 } else { self.size };
         let event = slot.wrapping_sub(lap_back);
         passes(event, self.used.slot.wrapping_sub(slots as u16), self.used.slot)
     }
@@ -384,7 +395,7 @@ impl PackedRing {
     pub fn arm(&mut self) -> bool {
         self.armed = true;
         if self.features.event_idx {
-            self.device_event.store(PLACE, self.seen.word());
+            self.device_event.store(PLACE, self.taken.word());
             self.device_event.store(WISH, AT_PLACE);
         } else {
             self.device_event.store(WISH, ALWAYS);
@@ -393,24 +404,17 @@ impl PackedRing {
         self.pending()
     }
 
-    /// Whether there is a chain behind those that were seen, without taking note of it.
+    /// Whether there is a chain to take.
     #[inline]
     pub fn pending(&self) -> bool {
-        let flags = self.descriptors.load_flags(usize::from(self.seen.slot));
-        self.held_slots < self.size && self.seen.is_available(flags) && !self.lied
+        let flags = self.descriptors.load_flags(usize::from(self.taken.slot));
+        self.may_take(self.taken, flags)
     }
 
     /// Where the driver will make the next chain available, as it looks now: slot, and wrap
     /// counter in bit 15.
     pub fn next_available(&self) -> u16 {
-        let mut place = self.seen;
-        for _ in self.held_slots..self.size {
-            if !place.is_available(self.descriptors.load_flags(usize::from(place.slot))) {
-                break;
-            }
-            place.skip(1, self.size);
-        }
-        place.word()
+        self.look_ahead(|_, _| ()).word()
     }
 
     /// Whether the driver has been asked for a kick.
@@ -443,7 +447,6 @@ impl PackedRing {
     pub(crate) fn lie(&mut self, id: u32, count: u16) {
         self.end_batch();
         self.lied = true;
-        self.waiting = 0;
         let lap = usize::from(self.size).saturating_sub(self.hidden_slots());
         for _ in 0..lap.min(usize::from(count)) {
             self.put_used(UsedElement { id, len: 0 }, 1);
@@ -458,13 +461,14 @@ impl PackedRing {
 
     /// The buffer id of the last of the waiting chains.
     pub(crate) fn last_waiting(&self) -> Option<u16> {
-        let slot = self.seen.slot.checked_sub(1).unwrap_or(self.size - 1);
-        (self.waiting > 0).then(|| self.descriptors.load_body(usize::from(slot)).id)
+        let mut last = None;
+        self.look_ahead(|slot, _| last = Some(self.descriptors.load_body(slot).id));
+        last
     }
 
     /// Slots from the first that is hidden on.
     fn hidden_slots(&self) -> usize {
-        let Some(&(first, _)) = self.hidden.first() else { return 0 };
+        let Some(Place { slot: first, .. }) = self.hidden else { return 0 };
         let (used, size) = (usize::from(self.used.slot), usize::from(self.size));
         let slots = (used + size - usize::from(first)) % size;
         if slots == 0 { size } else { slots }
@@ -474,11 +478,7 @@ impl PackedRing {
     /// that the device holds `held` besides what waits in the ring.
     pub(crate) fn not_outstanding(&self, held: &[u16]) -> Option<u16> {
         let mut taken = held.to_vec();
-        let mut place = self.taken;
-        while place != self.seen {
-            taken.push(self.descriptors.load_body(usize::from(place.slot)).id);
-            place.skip(1, self.size);
-        }
+        self.look_ahead(|slot, _| taken.push(self.descriptors.load_body(slot).id));
         (0..self.size).rev().find(|id| !taken.contains(id))
     }
 }
@@ -513,16 +513,22 @@ impl Table {
 
 #[cfg(test)]
 mod tests {
-    use super::Place;
+    use super::{AVAIL, OWNER, Place, USED};
 
     #[test]
-    fn the_counter_flips_behind_the_last_slot() {
+    fn the_flags_flip_behind_the_last_slot() {
         for size in [1, 2, 3, 7, 32_768] {
-            let mut place = Place::FIRST;
+            let (mut available, mut used) = (Place::FIRST_AVAILABLE, Place::FIRST_USED);
             for lap in 0..3 {
                 for slot in 0..size {
-                    assert_eq!(place, Place { slot, counter: 1 - lap % 2 });
-                    place.skip(1, size);
+                    let first = lap % 2 == 0;
+                    let flags = if first { AVAIL } else { USED };
+                    assert_eq!(available, Place { slot, flags });
+                    assert_eq!(used, Place { slot, flags: if first { OWNER } else { 0 } });
+                    assert_eq!(available.word(), used.word());
+                    assert_eq!(used.word(), slot | u16::from(first) << 15);
+                    available.skip(1, size);
+                    used.skip(1, size);
                 }
             }
         }

@@ -114,9 +114,9 @@ impl DeviceRing {
         self.seen_available.wrapping_sub(self.next_available)
     }
 
-    /// Chains seen and not yet used.
-    pub fn outstanding(&self) -> u16 {
-        self.seen_available.wrapping_sub(self.next_used)
+    /// Chains taken and not yet used.
+    pub fn held(&self) -> u16 {
+        self.next_available.wrapping_sub(self.next_used)
     }
 
     /// Take the next of the waiting chains into `chain`; false if there is none.
@@ -132,6 +132,7 @@ impl DeviceRing {
             self.check_order(head, self.next_head)?;
         }
         self.walk(head, map, chain)?;
+        chain.check_length()?;
         Ok(true)
     }
 
@@ -232,7 +233,7 @@ impl DeviceRing {
     #[inline]
     pub(crate) fn complete(&mut self, done: Completion) {
         if !self.features.in_order {
-            return self.put_used(done.element);
+            return self.store_next(done.element);
         }
         self.next_used = self.next_used.wrapping_add(1);
         self.batch += 1;
@@ -262,6 +263,11 @@ impl DeviceRing {
     #[inline]
     pub fn put_used(&mut self, element: UsedElement) {
         self.end_batch();
+        self.store_next(element);
+    }
+
+    #[inline]
+    fn store_next(&mut self, element: UsedElement) {
         self.store_used(self.next_used, element);
         self.next_used = self.next_used.wrapping_add(1);
     }
