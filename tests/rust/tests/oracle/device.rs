@@ -104,7 +104,7 @@ impl Device {
 }
 
 /// The space's memory, mapped once more by the crate.
-fn guest_memory(space: &DmaSpace) -> GuestMemoryMmap {
+pub fn guest_memory(space: &DmaSpace) -> GuestMemoryMmap {
     let ranges = space.mappings().into_iter().map(|mapping| {
         let memory = mapping.memory();
         let file = File::from(memory.fd().try_clone_to_owned().unwrap());

@@ -3,8 +3,9 @@
 
 use std::collections::VecDeque;
 use std::io::{Read, Write};
+use std::os::fd::AsFd;
 
-use shm::{DmaSpace, Region};
+use shm::{DmaSpace, EventFd, Region};
 use vioblk_tests::clause;
 use vring::request::{Completion, ID_BYTES, Limits, Request, UNMAP, kind};
 use vring::{BlockQueue, Ring, RingOptions, STATUS_PENDING, SplitLayout, SplitQueue, Wires};
@@ -109,7 +110,10 @@ impl Run {
         let ring = SplitQueue::new(region.claim().unwrap(), layout, options).unwrap();
         let device = Device::new(&space, region.device_address(), &layout, event_idx);
         let (slots, limits) = (slots.claim().unwrap(), shape.limits());
-        let queue = BlockQueue::new(ring, space, slots, limits, false, Wires::default()).unwrap();
+        // One that nobody signals: what counts is that there is one to ask for.
+        let interrupt = EventFd::new().unwrap().as_fd().try_clone_to_owned().unwrap();
+        let wires = Wires { interrupt: Some(interrupt), ..Wires::default() };
+        let queue = BlockQueue::new(ring, space, slots, limits, false, wires).unwrap();
         Self {
             random: Random::new((shape.size * 64 + shape.tables) as u64),
             queue,
