@@ -168,4 +168,28 @@ MUTANTS: Final = [
         new="return False",
         test=f"{_NOTIFY}test_arm_tells_whether_a_used_chain_is_waiting_already",
     ),
+    Mutant(
+        name="packed-available-in-the-first-lap-only",
+        violation="sets AVAIL and clears USED in every lap, whatever its wrap counter",
+        function=f"{_PACKED}:Position.available_flags",
+        old="return AVAIL if self.counter else USED",
+        new="return AVAIL",
+        test=f"{_TESTS}publish.py::test_the_ring_works_over_many_laps",
+    ),
+    Mutant(
+        name="packed-used-in-the-first-lap-only",
+        violation="waits for AVAIL and USED set in every lap, whatever its wrap counter",
+        function=f"{_PACKED}:Position.used_flags",
+        old="return AVAIL | USED if self.counter else 0",
+        new="return AVAIL | USED",
+        test=f"{_TESTS}publish.py::test_the_ring_works_over_many_laps",
+    ),
+    Mutant(
+        name="packed-table-takes-many-slots",
+        violation="skips as many slots for an indirect chain as its table has entries",
+        function="vioblk.ring.reference.chains:Plan.descriptors_needed",
+        old="1 if self.is_indirect(table_size) else len(self.parts)",
+        new="len(self.parts)",
+        test=f"{_TESTS}reap.py::test_many_laps_give_every_chain_back_once",
+    ),
 ]
