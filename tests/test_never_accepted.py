@@ -9,7 +9,7 @@ from vioblk.block.features import BlockFeature
 from vioblk.features import Feature, Verdict
 
 NEVER = [
-    *(Feature.IN_ORDER, Feature.SR_IOV, Feature.ADMIN_VQ, Feature.SUSPEND),
+    *(Feature.SR_IOV, Feature.ADMIN_VQ, Feature.SUSPEND),
     *(BlockFeature.BARRIER, BlockFeature.SCSI, BlockFeature.LIFETIME),
     *(BlockFeature.SECURE_ERASE, BlockFeature.ZONED, Feature.NOTIFY_ON_EMPTY),
 ]

@@ -536,11 +536,12 @@ class VirtioDevice:
             self.transport.on_config_change(None)
             drained = self._drain(timeout_s)
             with self.lock:
-                in_flight = self.in_flight
-                broken = any(queue.broken for queue in self._queues.live())
+                queues = self._queues.live()
+                in_flight = sum(queue.in_flight for queue in queues if not queue.broken)
+                broken = any(queue.broken for queue in queues)
                 self._shut_down(timeout_s if reset_timeout_s is None else reset_timeout_s)
             # Whoever waits on a broken queue has been told already.
-            if not drained and not broken:
+            if not drained and (in_flight or not broken):
                 raise RequestTimeoutError(
                     f"{counted(in_flight, 'request')} did not complete within {timeout_s} s; the "
                     "device was closed, and what was in flight is lost"

@@ -61,7 +61,7 @@ PLATFORM: Final = frozenset(
 )
 """They ask something of the transport; one that can do it has them in `transport_features`."""
 
-RING: Final = frozenset({Feature.INDIRECT_DESC, Feature.EVENT_IDX})
+RING: Final = frozenset({Feature.INDIRECT_DESC, Feature.EVENT_IDX, Feature.IN_ORDER})
 """What the rings of this package can do, of either format."""
 
 EITHER_RING: Final = RING | {Feature.RING_PACKED}
@@ -71,7 +71,6 @@ transport as well, so one that can do it has it in `transport_features`."""
 NOT_SUPPORTED: Final[Mapping[int, str]] = MappingProxyType(
     {
         Feature.NOTIFY_ON_EMPTY: "this driver asks for the notifications that it needs",
-        Feature.IN_ORDER: "no in-order ring in this driver yet",
         Feature.SR_IOV: "virtual functions are not managed here",
         Feature.ADMIN_VQ: "administration commands are not used",
         Feature.SUSPEND: "devices are closed, not suspended",

@@ -60,6 +60,7 @@ class EntropyQueue:
             parts.size,
             legacy_align=parts.legacy_align,
             event_idx=parts.event_idx,
+            in_order=parts.in_order,
             strict=True,
             zeroed=True,
         )

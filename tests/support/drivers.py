@@ -27,6 +27,7 @@ class PlainQueue:
             legacy_align=parts.legacy_align,
             indirect_table_size=parts.indirect_table_size,
             event_idx=parts.event_idx,
+            in_order=parts.in_order,
         )
         self.log = log
         self.aborted: str | None = None

@@ -21,7 +21,7 @@ from vioblk.block.info import DiskInfo, QueueInfo
 from vioblk.block.limits import DiskLimits
 from vioblk.block.queue import RequestQueue
 from vioblk.block.request import SECTOR_BYTES, UNMAP, RequestStatus, RequestType
-from vioblk.block.transfer import NO_QUEUES, Transfers
+from vioblk.block.transfer import Transfers
 from vioblk.compat import Buffer
 from vioblk.device import VirtioDevice
 from vioblk.errors import (
@@ -34,8 +34,9 @@ from vioblk.errors import (
     TransportError,
     UnsupportedError,
 )
+from vioblk.features import Feature
 from vioblk.status import DeviceState
-from vioblk.transport.base import Transport
+from vioblk.transport.base import QUEUE_RESET_TIMEOUT_S, Transport
 from vioblk.wording import counted
 
 DEFAULT_TIMEOUT_S: Final = 30.0
@@ -199,8 +200,17 @@ class BlockDevice:
         with self._gate:
             return self._device.memory.alloc(index(nbytes))
 
-    def execute(self, requests: Buffer, statuses: Buffer, timeout_s: float | None = None) -> None:
+    def execute(
+        self,
+        requests: Buffer,
+        statuses: Buffer,
+        timeout_s: float | None = None,
+        queue: int | None = None,
+    ) -> None:
         """Run a batch of request records (`vioblk.block.request`) at full depth, on one queue.
+
+        `queue`: which, from 0; by default the queues take turns. Threads that use a queue each
+        share no lock: what one of them waits for holds up none of the others.
 
         Does not raise for a request that the device failed: look at `statuses`, one writable byte
         per record. A byte is 0 (`RequestStatus.OK`) only for what the device did; it holds
@@ -208,11 +218,13 @@ class BlockDevice:
         because `statuses` or the length of `requests` cannot be used.
 
         Nothing is split. `timeout_s`: as for other requests if None, infinite for no bound but the
-        device's hang-up. Raises as `RequestQueue.execute`, ValueError if it is negative or NaN.
+        device's hang-up. Raises as `RequestQueue.execute`, ValueError if it is negative or NaN, or
+        if there is no such queue.
         """
         with self._gate:
             bound_s = queue_timeout(self._timeout_s if timeout_s is None else timeout_s)
-            self._transfers.execute(requests, statuses, bound_s)
+            chosen = None if queue is None else self._queue(queue)
+            self._transfers.execute(requests, statuses, bound_s, chosen)
 
     def submit_many(self, requests: Buffer, queue: int = 0) -> int:
         """Submit request records to one queue; how many were accepted from the front.
@@ -250,12 +262,56 @@ class BlockDevice:
 
     def _queue(self, number: int) -> RequestQueue:
         self._refuse_if_gone()
-        queues = self._driver.queues
-        if not queues:
-            raise StateError(NO_QUEUES)
-        if not 0 <= number < len(queues):
-            raise ValueError(f"there is no queue {number}: this disk uses {len(queues)}")
-        return queues[number]
+        return self._driver.queue(number)
+
+    # Single queues
+
+    def set_polling(self, queue: int, on: bool) -> None:
+        """Let waits on one queue look at the ring again and again, instead of asking the device
+        for an interrupt; or ask for interrupts again. The other queues stay as they are.
+
+        It lasts until it is set again, whatever is reset. Raises ValueError if there is no such
+        queue, UnsupportedError for `on` false where the device gives the queue no interrupt.
+        """
+        with self._admin, self._gate:
+            self._refuse_if_gone()
+            self._driver.set_polling(index(queue), bool(on))
+
+    def reset_queue(
+        self,
+        queue: int,
+        size: int | None = None,
+        timeout_s: float = QUEUE_RESET_TIMEOUT_S,
+    ) -> Sequence[int]:
+        """Reset one queue and use it again, with `size` descriptors if that is given; the other
+        queues go on (VIRTIO 1.4, 2.6.1 Virtqueue Reset). It also mends a queue that the device
+        broke.
+
+        What was in flight on it is lost: whoever waits for that gets DeviceGoneError. Returns the
+        tokens of submitted requests whose completion nobody has taken.
+
+        Raises ValueError for a queue that there is not, or a size that it cannot have (a request
+        of the disk's longest shape has to fit), UnsupportedError if RING_RESET was not negotiated;
+        then nothing has changed. Raises ResetTimeoutError if the device does not confirm the reset
+        within `timeout_s`, TransportError, MemoryError. Then, or if the call is interrupted, the
+        queue is not used any more, and every call for it raises DeviceGoneError, until another
+        `reset_queue` succeeds, or `reset`; buffers of what was in flight stay pinned until then.
+        """
+        self._gate.check_process()
+        self._device.refuse_in_callback("reset_queue")
+        checked_timeout(timeout_s)
+        with self._admin, self._gate:
+            self._refuse_if_gone()
+            driver, number = self._driver, index(queue)
+            chosen = driver.queue(number)
+            if size is not None:
+                driver.check_new_size(number, index(size))
+            others = [each for each in driver.usable if each is not chosen]
+            try:
+                self._transfers.queues = others or driver.queues
+                return driver.reset_queue(self._device, number, size, timeout_s)
+            finally:
+                self._transfers.queues = driver.usable
 
     # What it is
 
@@ -353,8 +409,21 @@ class BlockDevice:
                 config=driver.config,
                 device_queue_count=driver.device_queue_count,
                 limits=driver.limits,
-                queues=tuple(_queue_info(*each) for each in enumerate(driver.queues)),
+                queues=tuple(self._queue_info(*each) for each in enumerate(driver.queues)),
             )
+
+    def _queue_info(self, number: int, queue: RequestQueue) -> QueueInfo:
+        return QueueInfo(
+            index=number,
+            size=queue.size,
+            format="packed" if self._device.has(Feature.RING_PACKED) else "split",
+            in_order=self._device.has(Feature.IN_ORDER),
+            polling=queue.polling,
+            depth=queue.depth,
+            in_flight=queue.in_flight,
+            kick_count=queue.kick_count,
+            broken=queue.broken,
+        )
 
     @property
     def device(self) -> VirtioDevice:
@@ -572,14 +641,3 @@ class BlockDevice:
 
     def __repr__(self) -> str:
         return f"<BlockDevice {self._address}: {self._gate.refusal or self._gone or 'open'}>"
-
-
-def _queue_info(number: int, queue: RequestQueue) -> QueueInfo:
-    return QueueInfo(
-        index=number,
-        size=queue.size,
-        depth=queue.depth,
-        in_flight=queue.in_flight,
-        kick_count=queue.kick_count,
-        broken=queue.broken,
-    )

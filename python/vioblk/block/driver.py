@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
@@ -15,13 +16,15 @@ from vioblk.block.queue import RequestQueue
 from vioblk.block.request import COMPLETION_RECORD
 from vioblk.device import VirtioDevice
 from vioblk.driver import QueueHandle, QueueParts
-from vioblk.errors import NegotiationError, ProtocolError, VioblkError
+from vioblk.errors import NegotiationError, ProtocolError, StateError, VioblkError
 from vioblk.features import EITHER_RING, Feature, FeatureSet, Wish
 
 if TYPE_CHECKING:
     from vioblk.block.reference_queue import ReferenceBlockQueue
 
 RingName: TypeAlias = Literal["native", "reference"]
+
+NO_QUEUES: Final = "the device has no queues now; reset or close the disk"
 
 CLOSING: Final = "the disk is being closed; if close() was interrupted, call it again"
 
@@ -98,6 +101,8 @@ class BlockDriver:
         self.options = options
         self.gate = gate
         self.queues: tuple[RequestQueue, ...] = ()
+        self.polled: set[int] = set()
+        """Queues that poll though the device could interrupt; in each life of the device."""
         self.on_config_change: Callable[[BlockConfig], None] | None = None
         self.lost: Mapping[int, Sequence[int]] = {}
         self.writeback = options.writeback
@@ -198,7 +203,54 @@ class BlockDriver:
         self.gate.shut(CLOSING)
         if not self.gate.wait_empty(deadline.remaining_s()):
             return False
-        return all(_drain_queue(queue, deadline) for queue in self.queues)
+        # Each of them, also after one that is of no more use.
+        drained = [_drain_queue(queue, deadline) for queue in self.queues]
+        return all(drained)
+
+    @property
+    def usable(self) -> tuple[RequestQueue, ...]:
+        """What requests may be spread over: all queues, but for those of which a reset is under
+        way or did not succeed; those as well if there are no others."""
+        used = [handle.queue for handle in self._handles if not handle.out_of_use]
+        return tuple(used) or self.queues
+
+    def queue(self, number: int) -> RequestQueue:
+        """One of the queues. Raises ValueError if there is no such queue, StateError for none."""
+        queues = self.queues
+        if not queues:
+            raise StateError(NO_QUEUES)
+        if not 0 <= number < len(queues):
+            raise ValueError(f"there is no queue {number}: this disk uses {len(queues)}")
+        return queues[number]
+
+    def check_new_size(self, number: int, size: int) -> None:
+        """Raise ValueError if queue `number` cannot have `size` descriptors: requests that were
+        split along the disk's limits must fit in any queue."""
+        needed = max(3, self.limits.descriptors)
+        if size < needed:
+            raise ValueError(
+                f"queue {number} cannot have {size} descriptors: a request of this disk may need "
+                f"{needed}; open the disk with a smaller ring_size, and its requests are shorter"
+            )
+
+    def reset_queue(
+        self, device: VirtioDevice, number: int, size: int | None, timeout_s: float
+    ) -> list[int]:
+        """Reset one queue and set it up again; the tokens whose completion nobody has taken.
+
+        Raises as `VirtioDevice.reset_queue`.
+        """
+        before = self.queue(number)
+        lost = device.reset_queue(self._handles[number].index, size, timeout_s)
+        self.queues = tuple(handle.queue for handle in self._handles)
+        # The configuration may have changed while the queue was nowhere to be told of it.
+        self.queues[number].limits = self.queue_limits()
+        return lost + _take_tokens(before)
+
+    def set_polling(self, number: int, polling: bool) -> None:
+        """Let a queue poll, or wait for interrupts."""
+        self.queue(number).polling = polling
+        (self.polled.add if polling else self.polled.discard)(number)
 
     def stopped(self, device: VirtioDevice, lost: Mapping[int, Sequence[int]]) -> None:
         """The queues are no more."""
@@ -252,7 +304,7 @@ class BlockDriver:
 
     def _build(self, parts: QueueParts) -> RequestQueue:
         make = _queue_class(self.options.ring)
-        return make(
+        queue = make(
             parts.space,
             parts.ring,
             parts.memory.alloc(make.slots_length(parts.size)),
@@ -262,11 +314,15 @@ class BlockDriver:
             legacy_align=parts.legacy_align,
             indirect_table_size=parts.indirect_table_size,
             event_idx=parts.event_idx,
+            in_order=parts.in_order,
             strict=self.options.strict,
             doorbell=parts.wires.doorbell,
             interrupt_fd=parts.wires.interrupt_fd,
             hangup_fd=parts.hangup_fd,
         )
+        if parts.index in self.polled:
+            queue.polling = True
+        return queue
 
 
 def store_writeback(device: VirtioDevice, writeback: bool, advice: str) -> None:
@@ -289,6 +345,17 @@ def _queue_class(ring: RingName) -> "type[BlockQueue] | type[ReferenceBlockQueue
     from vioblk.block.reference_queue import ReferenceBlockQueue
 
     return ReferenceBlockQueue
+
+
+def _take_tokens(queue: RequestQueue) -> list[int]:
+    """Of the completions that nobody has taken of a queue that is no more."""
+    tokens = []
+    scratch = bytearray(COMPLETION_RECORD.size * queue.size)
+    with suppress(VioblkError):  # that it is no more, after the last completion
+        while count := queue.reap_many(scratch):
+            done = memoryview(scratch)[: count * COMPLETION_RECORD.size]
+            tokens += [token for token, *_ in COMPLETION_RECORD.iter_unpack(done)]
+    return tokens
 
 
 def _drain_queue(queue: RequestQueue, deadline: Deadline) -> bool:

@@ -15,6 +15,12 @@ class QueueInfo:
     index: int
     size: int
     """Descriptors in the ring."""
+    format: str
+    """Of the ring: "split" or "packed"."""
+    in_order: bool
+    """Whether the device uses requests in the order in which they were made available."""
+    polling: bool
+    """Whether waits look at the ring: by `set_polling`, or because there is no interrupt."""
     depth: int
     """Requests of the longest shape that are sure to fit at once."""
     in_flight: int

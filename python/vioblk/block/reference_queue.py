@@ -49,6 +49,7 @@ from vioblk.errors import (
     QueueFull,
     RequestTimeoutError,
     StateError,
+    UnsupportedError,
 )
 from vioblk.ring import Chain, Completion, Segment
 from vioblk.ring.reference import PackedLayout, PackedQueue, SplitLayout, SplitQueue
@@ -220,6 +221,7 @@ class ReferenceBlockQueue:
         self._kick_count = 0
         self._kick_wanted = False
         self._wakeups: Final = _Wakeups(interrupt_fd, hangup_fd)
+        self._polling = not self._wakeups.interrupts
         self._process_id: Final = os.getpid()
         # One lock for all that follows. Not with a Condition: those of Python lose their lock when
         # a signal handler raises at the wrong moment. And one that can be taken twice, as a
@@ -288,6 +290,28 @@ class ReferenceBlockQueue:
     @limits.setter
     def limits(self, limits: BlockLimits, /) -> None:
         self._limits = limits
+
+    @property
+    def polling(self) -> bool:
+        """Whether waits look at the ring again and again, and never ask for an interrupt."""
+        return self._polling
+
+    @polling.setter
+    def polling(self, polling: bool, /) -> None:
+        if not self._wakeups.interrupts:
+            if not polling:
+                raise UnsupportedError(
+                    "the device gives this queue no interrupt, so it is polled in any case"
+                )
+            return
+        with self._lock:
+            self._polling = polling
+            if polling:
+                self._ring.disarm()
+            elif self._gone is None and self._ring.broken is None:
+                self._ring.arm()
+            self._wake_sleepers()
+        self._wakeups.wake()  # who waits goes on in the other way
 
     def fileno(self) -> int:
         """An epoll descriptor that becomes readable with a completion interrupt or a hang-up."""
@@ -403,6 +427,9 @@ class ReferenceBlockQueue:
             if not self._somebody_waits:
                 self._look_for_hangup(0)  # takes out what woke the caller: `fileno` is quiet again
             self._refuse_if_unusable()
+            if self._polling:
+                self._reap()
+                return bool(self._completed)
             return self._ring.arm() or bool(self._completed)
 
     def abort(self, reason: str) -> None:
@@ -500,7 +527,7 @@ class ReferenceBlockQueue:
 
         One thread waits for the device and reaps for all; the others wait for it to do so.
         """
-        slice_s = WAIT_SLICE_S if self._wakeups.interrupts else POLL_SLICE_S
+        slice_s = POLL_SLICE_S if self._polling else WAIT_SLICE_S
         if deadline is not None:
             remaining_s = deadline - time.monotonic()
             if remaining_s <= 0:

@@ -8,7 +8,7 @@ from typing import Final
 from vioblk.block.batch import check_statuses, pieces, range_batch, transfer_batch
 from vioblk.block.bounce import MAX_CHUNKS_PER_CALL, BouncePool, Chunk
 from vioblk.block.deadline import Deadline
-from vioblk.block.driver import BlockDriver
+from vioblk.block.driver import NO_QUEUES, BlockDriver
 from vioblk.block.queue import RequestQueue
 from vioblk.block.request import (
     ID_BYTES,
@@ -23,8 +23,6 @@ from vioblk.memory import DmaMemory
 MAX_BATCH_REQUESTS: Final = 256
 """Longer calls are several batches, so that `timeout_s` bounds a batch and not the whole of a
 call that may take long because it asks for much."""
-
-NO_QUEUES: Final = "the device has no queues now; reset or close the disk"
 
 
 class Transfers:
@@ -50,7 +48,8 @@ class Transfers:
         """
         self.timeout_s = timeout_s
         self.pool = BouncePool(memory.alloc)
-        self.queues: Sequence[RequestQueue] = driver.queues
+        self.queues: Sequence[RequestQueue] = driver.usable
+        """Over which requests are spread; others are put here when one of them is reset."""
         self._driver = driver
         self._memory = memory
         self._explain_failure = explain_failure
@@ -79,15 +78,22 @@ class Transfers:
             raise StateError(NO_QUEUES)
         return queues[next(self._turn) % len(queues)]
 
-    def execute(self, requests: Buffer, statuses: Buffer, timeout_s: float | None) -> None:
-        """`RequestQueue.execute` on the next queue; a time-out says how long the wait was, and
-        what the device shows then.
+    def execute(
+        self,
+        requests: Buffer,
+        statuses: Buffer,
+        timeout_s: float | None,
+        queue: RequestQueue | None = None,
+    ) -> None:
+        """`RequestQueue.execute` on `queue`, or on the next one; a time-out says how long the wait
+        was, and what the device shows then.
 
         Raises DeviceGoneError in the place of a time-out if the device is found to need a reset,
         or to have gone; and says why it hung up, where that is known.
         """
         try:
-            self.next_queue().execute(requests, statuses, timeout_s)
+            chosen = self.next_queue() if queue is None else queue
+            chosen.execute(requests, statuses, timeout_s)
         except RequestTimeoutError as error:
             timed_out = f"after {timeout_s:g} s: {error}"
         except DeviceGoneError as error:

@@ -424,7 +424,6 @@ impl<R: Ring> BlockQueue<R> {
         state.polling = polling;
         state.pace.restart();
         if polling {
-            state.armed_by_owner = false;
             state.slots.ring_mut().disarm();
         }
         drop(guard);
@@ -444,10 +443,11 @@ impl<R: Ring> BlockQueue<R> {
         Self::note(&mut state, ready);
         self.handed_over.drain();
         state.check()?;
+        state.armed_by_owner = true;
         if state.polling {
+            // What a waiter reaps for the caller is still told to the loop.
             return Ok(state.slots.ring().has_used() || !state.finished.is_empty());
         }
-        state.armed_by_owner = true;
         let more = state.slots.ring_mut().arm().map_err(QueueError::Broken)?;
         Ok(more || !state.finished.is_empty())
     }
