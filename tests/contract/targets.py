@@ -30,6 +30,8 @@ class Target:
     """It offers DISCARD and WRITE_ZEROES."""
     keeps_content: bool = True
     """What was written is there when the address is opened again."""
+    ring_format: str = "split"
+    """As `info.ring_format` says it."""
     modern: bool = True
     """It is driven through the modern interface."""
     rings: tuple[RingName, ...] = ("native", "reference")
@@ -44,6 +46,16 @@ def serve_memory(directory: Path) -> Iterator[str]:
 @contextmanager
 def serve_memory_packed(directory: Path) -> Iterator[str]:
     yield "mem:64M?packed=on&queue_size=100&serial=contract&queues=2"
+
+
+@contextmanager
+def serve_memory_in_order(directory: Path) -> Iterator[str]:
+    yield "mem:64M?in_order=on&serial=contract&queues=2"
+
+
+@contextmanager
+def serve_memory_packed_in_order(directory: Path) -> Iterator[str]:
+    yield "mem:64M?packed=on&in_order=on&indirect=off&queue_size=100&serial=contract&queues=2"
 
 
 @contextmanager
@@ -110,8 +122,30 @@ def serve_qemu(options: str) -> Callable[[Path], AbstractContextManager[str]]:
 
 TARGETS = [
     Target("memory", serve_memory, "software", keeps_content=False),
-    Target("memory-packed", serve_memory_packed, "software", keeps_content=False),
-    Target("small-packed-pci", serve_memory_packed_on_pci, "software", keeps_content=False),
+    Target(
+        "memory-packed", serve_memory_packed, "software", keeps_content=False, ring_format="packed"
+    ),
+    Target(
+        "memory-in-order",
+        serve_memory_in_order,
+        "software",
+        keeps_content=False,
+        ring_format="split-in-order",
+    ),
+    Target(
+        "memory-packed-in-order",
+        serve_memory_packed_in_order,
+        "software",
+        keeps_content=False,
+        ring_format="packed-in-order",
+    ),
+    Target(
+        "small-packed-pci",
+        serve_memory_packed_on_pci,
+        "software",
+        keeps_content=False,
+        ring_format="packed",
+    ),
     Target("memory-pci", serve_memory_on_pci, "software", keeps_content=False),
     Target(
         "memory-pci-intx",
@@ -135,6 +169,11 @@ TARGETS = [
         serve_qemu("interface=modern&interrupts=msix&num_queues=2"),
         "qemu",
     ),
-    Target("qemu-packed", serve_qemu("packed=on&interrupts=msix&num_queues=2"), "qemu"),
+    Target(
+        "qemu-packed",
+        serve_qemu("packed=on&interrupts=msix&num_queues=2"),
+        "qemu",
+        ring_format="packed",
+    ),
     Target("qemu-q35-root-port", serve_qemu("machine=q35&iothread=on"), "qemu", rings=("native",)),
 ]

@@ -16,6 +16,7 @@ def test_it_knows_what_it_is(case: Case, disk: BlockDevice) -> None:
     info = disk.info
     assert info.address == case.address
     assert (info.transport, info.ring) == (case.target.transport, case.ring)
+    assert info.ring_format == case.target.ring_format
     assert info.capacity_bytes == disk.capacity_bytes == CAPACITY_BYTES
     assert info.block_size == disk.block_size
     assert info.serial == disk.serial
