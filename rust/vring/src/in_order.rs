@@ -67,16 +67,18 @@ impl Turn {
         numbers_of: impl Fn(Chain) -> u16,
         each: &mut impl FnMut(Used),
     ) -> (usize, u16) {
-        let (count, mut descriptors) = (limit.min(self.left.into()), 0);
-        for _ in 0..count {
-            let head = self.oldest;
+        let count = limit.min(self.left.into());
+        let (mut head, mut descriptors) = (self.oldest, 0);
+        for left in (usize::from(self.left) - count..self.left.into()).rev() {
             let chain = ledger.take(head);
-            self.oldest = self.after(head, numbers_of(chain));
-            self.left -= 1;
+            let written = if left > 0 { chain.all_written() } else { self.last };
             descriptors += chain.descriptors;
-            let written = if self.left > 0 { chain.all_written() } else { self.last };
             each(written.of(head));
+            head = self.after(head, numbers_of(chain));
         }
+        self.oldest = head;
+        self.left -= count as u16;
+        ledger.settle(count, descriptors);
         (count, descriptors)
     }
 }

@@ -192,13 +192,17 @@ impl Ledger {
         Written { bytes: length.min(chain.writable), given: true }
     }
 
-    /// Forget an outstanding chain.
+    /// Forget an outstanding chain; `settle` counts it.
     #[inline]
     pub(crate) fn take(&mut self, head: u16) -> Chain {
-        let chain = std::mem::take(&mut self.chains[usize::from(head)]);
-        self.free += chain.descriptors;
-        self.reaped += 1;
-        chain
+        std::mem::take(&mut self.chains[usize::from(head)])
+    }
+
+    /// `chains` were taken, which had so many descriptors in all.
+    #[inline]
+    pub(crate) fn settle(&mut self, chains: usize, descriptors: u16) {
+        self.free += descriptors;
+        self.reaped += chains as u64;
     }
 
     /// Forget all chains; calls `each` with the heads that have one, ascending.

@@ -10,6 +10,9 @@
 //! them, those of the batch's first descriptor last. So what is withdrawn was never available, and
 //! no descriptor changes once it is the device's (PACKED-DESC-02).
 
+use std::hint::black_box;
+use std::ops::Range;
+
 use shm::{
     Claim, PackedBody, PackedDescriptor, PackedDescriptors, PackedUsed, Records, Region, Segment,
     Words, fence,
@@ -263,12 +266,10 @@ impl Ring for PackedQueue {
         self.ledger.check_room(needed)?;
         let id = self.numbers.first();
         self.numbers.take_through(id);
-        let parts = readable.iter().map(|&segment| (segment, 0));
-        let parts = parts.chain(writable.iter().map(|&segment| (segment, WRITE)));
         if needed < segments {
-            self.write_table(id, segments, parts);
+            self.write_table(id, segments, readable, writable);
         } else {
-            self.write_list(id, segments, parts);
+            self.write_list(id, segments, readable, writable);
         }
         self.held_back_count += needed;
         self.ledger.add(id, needed, writable_bytes);
@@ -291,14 +292,13 @@ impl Ring for PackedQueue {
         if count == 0 {
             return Ok(false);
         }
-        let mut position = first;
-        for _ in 1..count {
-            position = position.after(1, self.layout.size);
-            self.show(position);
-        }
+        let (from, end) = (first.slot() + 1, first.slot() + usize::from(count));
+        let size = usize::from(self.layout.size);
+        self.show(from..end.min(size));
+        self.show(0..end.saturating_sub(size));
         fence::before_publish();
         // The device takes descriptors in order: until it sees this one it sees none of them.
-        self.show(first);
+        self.show(first.slot()..from);
         self.held_back_count = 0;
         self.ledger.publish();
         self.published_to = self.next;
@@ -364,21 +364,37 @@ fn reap_each(
     used: &mut Position,
     mut each: impl FnMut(Used),
 ) -> Result<usize, Broken> {
-    let mut count = 0;
-    while count < limit {
-        match next_used(shared, ledger, *used) {
-            Ok(None) => break,
+    let (mut count, mut descriptors, mut position, mut step) = (0, 0, *used, 1);
+    let outstanding = usize::from(ledger.outstanding());
+    let outcome = loop {
+        if count == limit {
+            break Ok(count);
+        }
+        let guess = position.after(step, size);
+        match next_used(shared, ledger, position, outstanding - count) {
+            Ok(None) => break Ok(count),
             Ok(Some((id, chain, length))) => {
                 ledger.take(id);
                 list.give_back(id, 1);
-                *used = used.after(chain.descriptors, size);
+                // Where to look next depends on the id that was found here, but most chains are as
+                // long as the one before. A processor goes on with that guess and need not wait;
+                // a compiler that knew what the branch is about would take it out.
+                if chain.descriptors == step {
+                    position = guess;
+                } else {
+                    step = black_box(chain.descriptors);
+                    position = position.after(step, size);
+                }
+                descriptors += step;
+                count += 1;
                 each(ledger.clamp(chain, length).of(id));
             }
-            Err(broken) => return ledger.breach(broken, count),
+            Err(broken) => break ledger.breach(broken, count),
         }
-        count += 1;
-    }
-    Ok(count)
+    };
+    *used = position;
+    ledger.settle(count, descriptors);
+    outcome
 }
 
 /// Take back at most `limit` chains, by a used descriptor for each batch, which is where its first
@@ -401,7 +417,7 @@ fn reap_batches(
         if count == limit {
             return Ok(count);
         }
-        match next_used(shared, ledger, *used) {
+        match next_used(shared, ledger, *used, ledger.outstanding().into()) {
             Ok(None) => return Ok(count),
             Ok(Some((_, chain, length))) => {
                 turn.begin(ledger.batch_through(chain), ledger.clamp(chain, length));
@@ -417,9 +433,10 @@ fn next_used(
     shared: &Shared,
     ledger: &Ledger,
     position: Position,
+    outstanding: usize,
 ) -> Result<Option<(u16, Chain, Option<u32>)>, Broken> {
     let Some(flags) = shared.flags_if_used(position) else { return Ok(None) };
-    if ledger.outstanding() == 0 {
+    if outstanding == 0 {
         return Err(Broken::UsedNotAvailable { slot: position.offset });
     }
     fence::after_used_index();
@@ -432,46 +449,55 @@ fn next_used(
 }
 
 impl PackedQueue {
-    /// Let the device see the flags of a descriptor.
+    /// Let the device see the flags of these descriptors.
     #[inline]
-    fn show(&self, position: Position) {
-        let slot = position.slot();
-        self.shared.descriptors.store_flags(slot, self.held_back[slot]);
+    fn show(&self, slots: Range<usize>) {
+        for slot in slots {
+            self.shared.descriptors.store_flags(slot, self.held_back[slot]);
+        }
     }
 
-    /// Write the next descriptor; its flags are held back.
+    /// Write a descriptor; its flags are held back.
     #[inline]
-    fn write(&mut self, body: PackedBody, flags: u16) {
-        self.shared.descriptors.store_body(self.next.slot(), body);
-        self.held_back[self.next.slot()] = flags | self.next.available();
-        self.next = self.next.after(1, self.layout.size);
+    fn write(&mut self, position: Position, body: PackedBody, flags: u16) {
+        self.shared.descriptors.store_body(position.slot(), body);
+        self.held_back[position.slot()] = flags | position.available();
     }
 
     /// Descriptors in a row (VIRTIO 1.4, 2.8.6 Next Flag: Descriptor Chaining). The id counts in
     /// the last one; all have it.
     #[inline]
-    fn write_list(&mut self, id: u16, count: u16, parts: impl Iterator<Item = (Segment, u16)>) {
-        for (position, (segment, write)) in (1..).zip(parts) {
-            let next = if position < count { NEXT } else { 0 };
-            let body = PackedBody { addr: segment.addr(), len: segment.len(), id };
-            self.write(body, write | next);
+    fn write_list(&mut self, id: u16, count: u16, readable: &[Segment], writable: &[Segment]) {
+        let (mut position, mut left) = (self.next, count);
+        for (part, write) in [(readable, 0), (writable, WRITE)] {
+            for segment in part {
+                left -= 1;
+                let next = if left > 0 { NEXT } else { 0 };
+                let body = PackedBody { addr: segment.addr(), len: segment.len(), id };
+                self.write(position, body, write | next);
+                position = position.after(1, self.layout.size);
+            }
         }
+        self.next = position;
     }
 
     /// The id's own table, and one descriptor that points to it (VIRTIO 1.4, 2.8.7 Indirect Flag:
     /// Scatter-Gather Support).
     #[inline]
-    fn write_table(&mut self, id: u16, count: u16, parts: impl Iterator<Item = (Segment, u16)>) {
+    fn write_table(&mut self, id: u16, count: u16, readable: &[Segment], writable: &[Segment]) {
         let first = usize::from(id) * usize::from(self.layout.indirect_table_size);
-        for (index, (segment, write)) in (first..).zip(parts) {
-            self.shared.tables.store(
-                index,
-                PackedDescriptor { addr: segment.addr(), len: segment.len(), id: 0, flags: write },
-            );
+        let mut index = first;
+        for (part, flags) in [(readable, 0), (writable, WRITE)] {
+            for segment in part {
+                let (addr, len) = (segment.addr(), segment.len());
+                self.shared.tables.store(index, PackedDescriptor { addr, len, id: 0, flags });
+                index += 1;
+            }
         }
         let addr = self.tables_address + (first * DESCRIPTOR_BYTES) as u64;
         let len = u32::from(count) * DESCRIPTOR_BYTES as u32;
-        self.write(PackedBody { addr, len, id }, INDIRECT);
+        self.write(self.next, PackedBody { addr, len, id }, INDIRECT);
+        self.next = self.next.after(1, self.layout.size);
     }
 
     /// Whether the device wants to hear of the `count` descriptors just published. What its

@@ -169,14 +169,12 @@ impl Ring for SplitQueue {
         let (segments, writable_bytes) = self.validate(readable, writable)?;
         let needed = self.descriptors_needed(segments);
         self.ledger.check_room(needed)?;
-        let parts = readable.iter().map(|&segment| (segment, 0));
-        let parts = parts.chain(writable.iter().map(|&segment| (segment, WRITE)));
         let head = self.numbers.first();
         let last = if needed < segments {
-            self.write_table(head, segments, parts);
+            self.write_table(head, segments, readable, writable);
             head
         } else {
-            self.write_direct(head, segments, parts)
+            self.write_direct(head, segments, readable, writable)
         };
         self.numbers.take_through(last);
         let slot = self.slot(self.ledger.pushed());
@@ -267,21 +265,28 @@ fn reap_each(
     element: impl Fn(u64) -> UsedElement,
     mut each: impl FnMut(Used),
 ) -> Result<usize, Broken> {
-    for done in 0..count {
-        let UsedElement { id, len } = element(ledger.reaped());
+    let (first, mut done, mut descriptors) = (ledger.reaped(), 0, 0);
+    let outcome = loop {
+        if done == count {
+            break Ok(count);
+        }
+        let UsedElement { id, len } = element(first + done as u64);
         let found = ledger.find(id).and_then(|(head, chain)| {
             ledger.check_length(head, chain, len)?;
             Ok((head, chain))
         });
         let (head, chain) = match found {
             Ok(found) => found,
-            Err(broken) => return ledger.breach(broken, done),
+            Err(broken) => break ledger.breach(broken, done),
         };
         ledger.take(head);
         list.give_back(head, chain.descriptors);
+        descriptors += chain.descriptors;
+        done += 1;
         each(ledger.clamp(chain, Some(len)).of(head));
-    }
-    Ok(count)
+    };
+    ledger.settle(done, descriptors);
+    outcome
 }
 
 /// Take back at most `limit` chains of the `ready` ones, by a used element for each batch, which is
@@ -321,6 +326,11 @@ fn reap_batches(
     }
 }
 
+#[inline]
+fn describe(segment: &Segment, flags: u16, next: u16) -> Descriptor {
+    Descriptor { addr: segment.addr(), len: segment.len(), flags, next }
+}
+
 impl SplitQueue {
     /// Where in the rings the chain of this number has its entry.
     #[inline]
@@ -340,43 +350,36 @@ impl SplitQueue {
         &self,
         head: u16,
         count: u16,
-        parts: impl Iterator<Item = (Segment, u16)>,
+        readable: &[Segment],
+        writable: &[Segment],
     ) -> u16 {
-        let mut index = head;
-        for (position, (segment, write)) in (1..).zip(parts) {
-            let more = position < count;
-            let next = self.numbers.after(index);
-            self.shared.descriptors.store(
-                usize::from(index),
-                Descriptor {
-                    addr: segment.addr(),
-                    len: segment.len(),
-                    flags: write | if more { NEXT } else { 0 },
-                    next: if more { next } else { 0 },
-                },
-            );
-            if more {
+        let (mut index, mut last, mut left) = (head, head, count);
+        for (part, write) in [(readable, 0), (writable, WRITE)] {
+            for segment in part {
+                left -= 1;
+                last = index;
+                let (more, next) =
+                    if left > 0 { (NEXT, self.numbers.after(index)) } else { (0, 0) };
+                let descriptor = describe(segment, write | more, next);
+                self.shared.descriptors.store(usize::from(index), descriptor);
                 index = next;
             }
         }
-        index
+        last
     }
 
     /// The head's own table, and one descriptor that points to it (VIRTIO 1.4, 2.7.5.3).
     #[inline]
-    fn write_table(&self, head: u16, count: u16, parts: impl Iterator<Item = (Segment, u16)>) {
+    fn write_table(&self, head: u16, count: u16, readable: &[Segment], writable: &[Segment]) {
         let first = usize::from(head) * usize::from(self.layout.indirect_table_size);
-        for (position, (segment, write)) in (0..).zip(parts) {
-            let more = position + 1 < count;
-            self.shared.tables.store(
-                first + usize::from(position),
-                Descriptor {
-                    addr: segment.addr(),
-                    len: segment.len(),
-                    flags: write | if more { NEXT } else { 0 },
-                    next: if more { position + 1 } else { 0 },
-                },
-            );
+        let mut index = 0;
+        for (part, write) in [(readable, 0), (writable, WRITE)] {
+            for segment in part {
+                let (more, next) = if index + 1 < count { (NEXT, index + 1) } else { (0, 0) };
+                let descriptor = describe(segment, write | more, next);
+                self.shared.tables.store(first + usize::from(index), descriptor);
+                index += 1;
+            }
         }
         self.shared.descriptors.store(
             usize::from(head),
