@@ -397,7 +397,9 @@ class ReferenceBlockQueue:
                     " until it is reset"
                 )
             if reset_count != self._reset_count:
-                raise DeviceGoneError("the device was reset while the request was in flight")
+                raise DeviceGoneError(
+                    self._gone or "the device was reset while the request was in flight"
+                )
             self._refuse_if_unusable()
 
     def _leave_backlog(self, batch: _Batch) -> None:
