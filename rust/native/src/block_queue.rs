@@ -254,7 +254,8 @@ impl BlockQueue {
     #[new]
     #[pyo3(signature = (
         space, ring, slots, size, limits, *, packed=false, legacy_align=None,
-        indirect_table_size=0, event_idx=false, in_order=false, strict=false, doorbell=None, interrupt_fd=None, hangup_fd=None
+        indirect_table_size=0, event_idx=false, in_order=false, strict=false, doorbell=None,
+        interrupt_fd=None, hangup_fd=None
     ))]
     #[allow(clippy::too_many_arguments)] // keywords, in Python
     fn new(

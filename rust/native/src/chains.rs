@@ -213,3 +213,93 @@ impl<R: Ring> Drop for Chains<R> {
         self.pins.iter().flatten().for_each(Pin::abandon);
     }
 }
+
+/// The methods of a ring's class: its constructor, and those that both formats have. Whoever uses it
+/// has `pyo3::prelude` and `PySequence` in scope.
+macro_rules! ring_class {
+    ($class:ident, $layout:ident, { $($constructor:tt)* }) => {
+        #[pymethods]
+        impl $class {
+            $($constructor)*
+
+            #[getter]
+            fn size(&self) -> u16 {
+                self.0.ring().size()
+            }
+
+            #[getter]
+            fn layout(&self) -> $layout {
+                $layout(*self.0.ring().layout())
+            }
+
+            #[getter]
+            fn free_count(&self) -> u16 {
+                self.0.ring().free_count()
+            }
+
+            #[getter]
+            fn outstanding_count(&self) -> u16 {
+                self.0.ring().outstanding_count()
+            }
+
+            #[getter]
+            fn clamped_count(&self) -> u64 {
+                self.0.ring().clamped_count()
+            }
+
+            #[getter]
+            fn broken(&self) -> Option<String> {
+                self.0.broken()
+            }
+
+            #[getter]
+            fn next_available(&self) -> u16 {
+                self.0.ring().next_available()
+            }
+
+            #[pyo3(signature = (chain, /))]
+            fn push(&mut self, py: Python<'_>, chain: &Bound<'_, PyAny>) -> PyResult<u16> {
+                self.0.push(py, chain)
+            }
+
+            #[pyo3(signature = (chains, /))]
+            fn push_many(
+                &mut self,
+                py: Python<'_>,
+                chains: &Bound<'_, PySequence>,
+            ) -> PyResult<Vec<u16>> {
+                self.0.push_many(py, chains)
+            }
+
+            fn withdraw(&mut self, py: Python<'_>) -> PyResult<Vec<u16>> {
+                self.0.withdraw(py)
+            }
+
+            fn publish(&mut self, py: Python<'_>) -> PyResult<bool> {
+                self.0.publish(py)
+            }
+
+            #[pyo3(signature = (limit=None))]
+            fn reap<'py>(
+                &mut self,
+                py: Python<'py>,
+                limit: Option<i64>,
+            ) -> PyResult<Vec<Bound<'py, PyAny>>> {
+                self.0.reap(py, limit)
+            }
+
+            fn arm(&mut self, py: Python<'_>) -> PyResult<bool> {
+                self.0.arm(py)
+            }
+
+            fn disarm(&mut self, py: Python<'_>) -> PyResult<()> {
+                self.0.disarm(py)
+            }
+
+            fn reclaim(&mut self, py: Python<'_>) -> PyResult<Vec<u16>> {
+                self.0.reclaim(py)
+            }
+        }
+    };
+}
+pub(crate) use ring_class;

@@ -5,7 +5,7 @@ use pyo3::prelude::*;
 use pyo3::types::PySequence;
 use vring::{Ring, RingOptions};
 
-use crate::chains::{Chains, unsigned};
+use crate::chains::{Chains, ring_class, unsigned};
 use crate::memory::Region;
 
 /// Where the parts of a packed ring lie in its region.
@@ -61,11 +61,11 @@ pub(crate) fn packed_layout(size: i64, indirect_table_size: i64) -> PyResult<Pac
 #[pyclass(module = "vioblk._native")]
 pub(crate) struct PackedQueue(Chains<vring::PackedQueue>);
 
-#[pymethods]
-impl PackedQueue {
+ring_class!(PackedQueue, PackedLayout, {
     #[new]
     #[pyo3(signature = (
-        region, size, *, indirect_table_size=0, event_idx=false, in_order=false, strict=false, zeroed=false
+        region, size, *, indirect_table_size=0, event_idx=false, in_order=false, strict=false,
+        zeroed=false
     ))]
     #[allow(clippy::too_many_arguments)] // keywords, in Python
     fn new(
@@ -81,78 +81,4 @@ impl PackedQueue {
         let options = RingOptions { event_idx, in_order, strict, zeroed };
         Chains::new(region.get().claim()?, layout, options).map(Self)
     }
-
-    #[getter]
-    fn size(&self) -> u16 {
-        self.0.ring().size()
-    }
-
-    #[getter]
-    fn layout(&self) -> PackedLayout {
-        PackedLayout(*self.0.ring().layout())
-    }
-
-    #[getter]
-    fn free_count(&self) -> u16 {
-        self.0.ring().free_count()
-    }
-
-    #[getter]
-    fn outstanding_count(&self) -> u16 {
-        self.0.ring().outstanding_count()
-    }
-
-    #[getter]
-    fn clamped_count(&self) -> u64 {
-        self.0.ring().clamped_count()
-    }
-
-    #[getter]
-    fn broken(&self) -> Option<String> {
-        self.0.broken()
-    }
-
-    #[getter]
-    fn next_available(&self) -> u16 {
-        self.0.ring().next_available()
-    }
-
-    #[pyo3(signature = (chain, /))]
-    fn push(&mut self, py: Python<'_>, chain: &Bound<'_, PyAny>) -> PyResult<u16> {
-        self.0.push(py, chain)
-    }
-
-    #[pyo3(signature = (chains, /))]
-    fn push_many(&mut self, py: Python<'_>, chains: &Bound<'_, PySequence>) -> PyResult<Vec<u16>> {
-        self.0.push_many(py, chains)
-    }
-
-    fn withdraw(&mut self, py: Python<'_>) -> PyResult<Vec<u16>> {
-        self.0.withdraw(py)
-    }
-
-    fn publish(&mut self, py: Python<'_>) -> PyResult<bool> {
-        self.0.publish(py)
-    }
-
-    #[pyo3(signature = (limit=None))]
-    fn reap<'py>(
-        &mut self,
-        py: Python<'py>,
-        limit: Option<i64>,
-    ) -> PyResult<Vec<Bound<'py, PyAny>>> {
-        self.0.reap(py, limit)
-    }
-
-    fn arm(&mut self, py: Python<'_>) -> PyResult<bool> {
-        self.0.arm(py)
-    }
-
-    fn disarm(&mut self, py: Python<'_>) -> PyResult<()> {
-        self.0.disarm(py)
-    }
-
-    fn reclaim(&mut self, py: Python<'_>) -> PyResult<Vec<u16>> {
-        self.0.reclaim(py)
-    }
-}
+});
