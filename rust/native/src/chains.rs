@@ -214,8 +214,8 @@ impl<R: Ring> Drop for Chains<R> {
     }
 }
 
-/// The methods of a ring's class: its constructor, and those that both formats have. Whoever uses it
-/// has `pyo3::prelude` and `PySequence` in scope.
+/// The methods of a ring's class: its constructor, and those that both formats have. It needs
+/// `pyo3::prelude` and `PySequence` in scope.
 macro_rules! ring_class {
     ($class:ident, $layout:ident, { $($constructor:tt)* }) => {
         #[pymethods]

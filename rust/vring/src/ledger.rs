@@ -1,5 +1,9 @@
 //! What the driver remembers of its chains, where the device cannot reach it: the same for both
 //! formats of a ring.
+//!
+//! Chains are counted as they are pushed, published and reaped. What a device says of a chain is
+//! judged here: whether there is one with that head, whether it was published, how long it is. As a
+//! chain is forgotten when it is reaped, the device cannot return it twice.
 
 use crate::error::{Broken, PushError};
 use crate::ring::Used;

@@ -1,7 +1,9 @@
 //! The driver's half of virtqueues, and of the block requests on them.
 //!
-//! Reading order: `layout`, `ring`, `ledger`, `numbers`, `split`, `packed`, `in_order`, then `request`,
-//! `slots`, `queue_state` and `queue`. No Python and no unsafe code; every access to shared memory goes through `shm`.
+//! Reading order: `ring` says what a ring is, `layout` where it lies; `ledger` and `numbers` are what
+//! the driver remembers; `split` and `packed` are the formats, `in_order` a variant of both. Then
+//! `request`, `slots`, `queue_state` and `queue`. No Python and no unsafe code; every access to
+//! shared memory goes through `shm`.
 
 #![forbid(unsafe_code)]
 

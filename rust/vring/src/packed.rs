@@ -4,11 +4,18 @@
 //! the device answers in the same slots; the flags AVAIL and USED, compared with a counter that
 //! flips with each lap, say whose a descriptor is. A chain is known by its buffer id. A used
 //! descriptor gives a whole chain back, in the slot where the oldest chain that was not given back
-//! begins; the next one follows after as many slots as the chain had.
+//! begins; the next one follows after as many slots as the chain had, which is known from the
+//! ledger alone: of what the driver has written nothing is read back.
 //!
 //! `push` writes all of a chain but its flags, which stay in private memory until `publish` stores
 //! them, those of the batch's first descriptor last. So what is withdrawn was never available, and
-//! no descriptor changes once it is the device's (PACKED-DESC-02).
+//! no descriptor changes once it is the device's (PACKED-DESC-02). A slot is written again only when
+//! the chain that was there, or a whole batch around it, is known to be used (PACKED-DESC-01): until
+//! then its descriptors do not count as free.
+//!
+//! With IN_ORDER buffer ids are given in turn, and one used descriptor can return a batch of chains:
+//! it lies where the first of them begins and has the id of the last. The next one follows after
+//! all their slots.
 
 use std::hint::black_box;
 use std::ops::Range;

@@ -1,8 +1,19 @@
 //! The driver's half of a split ring (VIRTIO 1.4, 2.7 Split Virtqueues).
 //!
-//! `push` writes descriptors and an available entry, `publish` moves the available index over all
-//! that was pushed, `reap` takes back what the device has used. What the driver relies on (free
-//! list, lengths, which heads are outstanding) is its own copy, which the device cannot reach.
+//! Each side writes memory of its own. The driver describes a chain in the descriptor table, linked
+//! from slot to slot, names its head in the available ring, and moves the available index over all
+//! that it has pushed. The device answers in the used ring, with the head and how much it wrote, and
+//! moves the used index. Both indices count from 0 on and never go back; an entry lies where its
+//! index is, modulo the queue size.
+//!
+//! A long chain goes into an indirect table, of which each head has one; one descriptor points to
+//! it. Which descriptors are free, which heads are outstanding and how long their chains are is our
+//! own copy (`ledger`, `numbers`): the table's links, which a device could change, are never read.
+//!
+//! With IN_ORDER the chains take the slots of the table one behind the other, and one used entry can
+//! return a batch of chains: it lies where that of the first would, and the index moves by all of
+//! them. So `reap` steps over the entries that were left out, and a batch cannot have more chains
+//! than the index was moved by.
 
 use shm::{
     AvailableElement, Claim, Descriptor, Records, Region, Segment, UsedElement, Words, fence,
