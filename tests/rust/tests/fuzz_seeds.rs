@@ -40,3 +40,8 @@ fn the_seeds_of_device_split() {
 fn the_seeds_of_device_packed() {
     replay("device_packed", fuzz::device_packed);
 }
+
+#[test]
+fn the_seeds_of_block_records() {
+    replay("block_records", fuzz::block_records);
+}

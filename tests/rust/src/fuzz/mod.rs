@@ -11,6 +11,7 @@
 
 #![forbid(unsafe_code)]
 
+mod block_records;
 mod bytes;
 mod device;
 mod driver;
@@ -34,4 +35,9 @@ pub fn device_split(data: &[u8]) {
 /// The software device on a packed ring, against any driver.
 pub fn device_packed(data: &[u8]) {
     device::run::<device::Packed>(data);
+}
+
+/// Request records of any content, on a queue of either format.
+pub fn block_records(data: &[u8]) {
+    block_records::run(data);
 }
