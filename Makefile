@@ -94,7 +94,7 @@ lint: $(STAMPS)/dev $(STAMPS)/extension lint-tools
 	@echo "== rustfmt, clippy"
 	cargo fmt --all --check
 	cargo fmt --manifest-path rust/fuzz/Cargo.toml --check
-	cargo metadata --locked --manifest-path rust/fuzz/Cargo.toml --format-version 1 >/dev/null
+	cargo tree --locked --manifest-path rust/fuzz/Cargo.toml >/dev/null
 	cargo clippy --locked --quiet --workspace --all-targets -- --deny warnings
 	RUSTFLAGS="--cfg loom" cargo clippy --locked --quiet --target-dir target/loom \
 		--package vioblk-tests --test 'loom*' -- --deny warnings
