@@ -108,7 +108,7 @@ pub(super) trait Format: Clone + Debug {
     /// Show the device what was offered.
     fn publish(&mut self);
 
-    /// As the device, look for chains.
+    /// As the device, look how far the driver is, where that is a step of its own.
     fn poll(&mut self) -> Result<(), Breach>;
 
     /// As the device, take the next chain.

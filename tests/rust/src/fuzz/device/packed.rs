@@ -30,11 +30,9 @@ pub(in crate::fuzz) struct Packed {
     offered: u16,
     next: u64,
     hidden: Vec<(usize, u16)>,
-    /// The device's: up to where it has seen, taken and used; chains between the first two.
-    seen: u64,
+    /// The device's: up to where it has taken, and used.
     taken: u64,
     used: u64,
-    waiting: usize,
 }
 
 /// One descriptor's bytes.
@@ -84,24 +82,11 @@ impl Packed {
         self.memory.first.set_word(at, value);
     }
 
+    /// Whether the driver has made this place available, which is not a lap ahead.
     fn is_available(&self, place: u64) -> bool {
         let flags = self.word(self.at(place) + 14);
-        flags & OWNER == if self.counter(place) { AVAIL } else { USED }
-    }
-
-    /// Where the list ends that begins at `place`: all of it is available, within a lap.
-    fn list_end(&self, place: u64) -> Result<u64, Breach> {
-        let mut place = place;
-        loop {
-            if place == self.used + self.size() || !self.is_available(place) {
-                return Err(Breach);
-            }
-            let flags = self.word(self.at(place) + 14);
-            place += 1;
-            if flags & NEXT == 0 {
-                return Ok(place);
-            }
-        }
+        let due = if self.counter(place) { AVAIL } else { USED };
+        place < self.used + self.size() && flags & OWNER == due
     }
 
     fn walk_table(&self, pointer: Descriptor, chain: &mut Taken) -> Result<(), Breach> {
@@ -127,8 +112,7 @@ impl Packed {
     fn walk(&mut self) -> Result<Taken, Breach> {
         let mut chain = Taken::default();
         loop {
-            // The driver may have changed what was seen, but that is where it ends.
-            if self.taken == self.seen {
+            if !self.is_available(self.taken) {
                 return Err(Breach);
             }
             let descriptor = self.descriptor(self.at(self.taken));
@@ -156,17 +140,7 @@ impl Format for Packed {
     }
 
     fn new(shape: Shape, memory: Memory) -> Self {
-        Self {
-            shape,
-            memory,
-            offered: 0,
-            next: 0,
-            hidden: Vec::new(),
-            seen: 0,
-            taken: 0,
-            used: 0,
-            waiting: 0,
-        }
+        Self { shape, memory, offered: 0, next: 0, hidden: Vec::new(), taken: 0, used: 0 }
     }
 
     fn offer(&mut self, parts: &[Part], indirect: bool) -> bool {
@@ -210,18 +184,13 @@ impl Format for Packed {
     }
 
     fn poll(&mut self) -> Result<(), Breach> {
-        while self.seen < self.used + self.size() && self.is_available(self.seen) {
-            self.seen = self.list_end(self.seen)?;
-            self.waiting += 1;
-        }
         Ok(())
     }
 
     fn take(&mut self) -> Result<Option<Taken>, Breach> {
-        if self.waiting == 0 {
+        if !self.is_available(self.taken) {
             return Ok(None);
         }
-        self.waiting -= 1;
         self.walk().map(Some)
     }
 
@@ -262,7 +231,7 @@ impl Format for Packed {
     fn check_armed(&self) -> Vec<Range<usize>> {
         let flags = self.word(DEVICE_EVENT + 2);
         if self.shape.event_idx {
-            let place = self.place_word(self.seen);
+            let place = self.place_word(self.taken);
             assert_eq!((self.word(DEVICE_EVENT), flags), (place, 2), "the wish for kicks");
             vec![DEVICE_EVENT..DEVICE_EVENT + 4]
         } else {
