@@ -1,6 +1,6 @@
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import pytest
 
@@ -9,6 +9,14 @@ from tests.block.recording import RecordingTransport, recorded
 from tests.block.tap import Tap
 from vioblk.block.disk import BlockDevice
 from vioblk.block.driver import QueueOptions, RingName
+
+FORMATS: Final = {
+    "split": (),
+    "split-in-order": ("in_order=on",),
+    "packed": ("packed=on",),
+    "packed-in-order": ("packed=on", "in_order=on"),
+}
+"""What an address says for a ring of each format."""
 
 
 class OpenDisk(Protocol):
@@ -20,19 +28,19 @@ class OpenRecorded(Protocol):
 
 
 @pytest.fixture
-def packed() -> bool:
-    """Whether the disks have packed rings; some modules run on both formats."""
-    return False
+def ring_format() -> str:
+    """Of the disks' rings; some modules run on every format."""
+    return "split"
 
 
 @pytest.fixture
-def open_disk(ring: RingName, packed: bool) -> Iterator[OpenDisk]:
+def open_disk(ring: RingName, ring_format: str) -> Iterator[OpenDisk]:
     """Opens software disks on the ring under test, and closes them in the end."""
     with ExitStack() as stack:
 
         def opener(address: str = "mem:1M", **options: Any) -> BlockDevice:
-            if packed:
-                address += "&packed=on" if "?" in address else "?packed=on"
+            for option in FORMATS[ring_format]:
+                address += ("&" if "?" in address else "?") + option
             return stack.enter_context(vioblk.open(address, ring=ring, **options))
 
         yield opener

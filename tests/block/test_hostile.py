@@ -4,11 +4,12 @@ import re
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 import pytest
 
 import vioblk
-from tests.block.conftest import OpenDisk
+from tests.block.conftest import FORMATS, OpenDisk
 from tests.block.tap import Tap
 from tests.block.test_cache import software
 from vioblk._native import Region
@@ -29,11 +30,44 @@ BREAKING = {
 }
 """Faults that break the queue, and a word of the reason."""
 
+BREAKING_IN_ORDER = {"id_before": "outstanding"}
+"""The same in order. Out of order an id that was given back may soon be in use again."""
 
-@pytest.fixture(params=[False, True], ids=["split", "packed"])
-def packed(request: pytest.FixtureRequest) -> bool:
-    """A device can lie on rings of both formats."""
-    chosen: bool = request.param
+BREAKING_BATCHES = {
+    "index_behind": "but moved the used index by",
+    "id_ahead": "but moved the used index by",
+}
+"""The same where an index tells how many chains a batch gave back."""
+
+BREAKING_BY_FORMAT = {
+    "split": BREAKING,
+    "split-in-order": BREAKING | BREAKING_IN_ORDER | BREAKING_BATCHES,
+    "packed": BREAKING,
+    "packed-in-order": BREAKING | BREAKING_IN_ORDER,
+}
+
+LOSING = ("silence", "index_behind", "id_ahead")
+"""Faults that lose requests, which no ring tells from requests that take long; but where they
+break it."""
+
+BROKEN = [
+    pytest.param(form, fault, words, id=f"{form}-{fault}")
+    for form, breaking in BREAKING_BY_FORMAT.items()
+    for fault, words in breaking.items()
+]
+
+LOST = [
+    pytest.param(form, fault, id=f"{form}-{fault}")
+    for form, breaking in BREAKING_BY_FORMAT.items()
+    for fault in LOSING
+    if fault not in breaking
+]
+
+
+@pytest.fixture(params=FORMATS)
+def ring_format(request: pytest.FixtureRequest) -> str:
+    """A device can lie on rings of every format."""
+    chosen: str = request.param
     return chosen
 
 
@@ -81,14 +115,14 @@ def works_again(disk: BlockDevice) -> None:
     assert disk.device.in_flight == 0
 
 
-@pytest.mark.parametrize("fault", BREAKING)
+@pytest.mark.parametrize(("ring_format", "fault", "words"), BROKEN)
 @pytest.mark.parametrize("after", [0, 5])
 def test_a_used_ring_that_lies_breaks_the_queue_with_the_reason(
-    disk: BlockDevice, guarded: Guarded, fault: str, after: int
+    disk: BlockDevice, guarded: Guarded, fault: str, words: str, after: int
 ) -> None:
     software(disk).inject(fault, after=after)
     statuses = bytearray([STATUS_PENDING]) * 32
-    with pytest.raises(vioblk.QueueBroken, match=BREAKING[fault]) as raised:
+    with pytest.raises(vioblk.QueueBroken, match=words) as raised:
         disk.execute(guarded.records(32), statuses)
     guarded.assert_untouched()
     with pytest.raises(vioblk.QueueBroken, match=re.escape(str(raised.value)[:20])):
@@ -97,13 +131,33 @@ def test_a_used_ring_that_lies_breaks_the_queue_with_the_reason(
     guarded.assert_untouched()
 
 
-@pytest.mark.parametrize("fault", BREAKING)
-def test_everybody_who_waits_on_a_broken_queue_is_told(
-    disk: BlockDevice, fault: str, packed: bool
+@pytest.mark.parametrize(("ring_format", "fault"), LOST)
+@pytest.mark.parametrize("after", [0, 5])
+def test_requests_that_a_used_ring_loses_end_and_are_no_successes(
+    disk: BlockDevice, guarded: Guarded, fault: str, after: int
 ) -> None:
-    # Four of them are not answered, and wait until the fifth request breaks the queue.
     device = software(disk)
-    device.inject("silence", count=4)
+    device.reset_counters()
+    device.inject(fault, after=after)
+    statuses = bytearray([STATUS_PENDING]) * 32
+    with suppress(vioblk.RequestTimeoutError):
+        disk.execute(guarded.records(32), statuses, timeout_s=0.2)
+    assert statuses.count(0) <= device.counters()["reads"] <= 32
+    if statuses.count(0) == 32:
+        # One element gave them all back, and the next one stands where nobody looks.
+        with pytest.raises(vioblk.RequestTimeoutError):
+            disk.read(0, 512)
+    guarded.assert_untouched()
+    works_again(disk)
+    guarded.assert_untouched()
+
+
+@pytest.mark.parametrize(("ring_format", "fault", "words"), BROKEN)
+def test_everybody_who_waits_on_a_broken_queue_is_told(
+    open_disk: OpenDisk, fault: str, words: str, ring_format: str
+) -> None:
+    disk = open_disk("mem:1M?threaded=off")
+    device = software(disk)
     device.inject(fault)
     raised: list[BaseException] = []
 
@@ -116,14 +170,19 @@ def test_everybody_who_waits_on_a_broken_queue_is_told(
     waiters = [threading.Thread(target=read) for _ in range(5)]
     for waiter in waiters:
         waiter.start()
+    deadline = time.monotonic() + 10
+    while disk.device.in_flight < 5:
+        assert time.monotonic() < deadline
+    device.serve()
     for waiter in waiters:
         waiter.join(10)
     assert {type(error) for error in raised} == {vioblk.QueueBroken}
-    # With id_twice, the request that was answered twice has been answered; so has that before the
-    # descriptors of a packed ring which are marked used and are not.
-    answered = fault == "id_twice" or (fault == "index_ahead" and packed)
+    assert all(re.search(words, str(error)) for error in raised)
+    # One may have been answered before the lie was found out: what is given back twice, or in a
+    # packed ring before descriptors that are marked used and are not.
+    packed = ring_format.startswith("packed")
+    answered = fault in ("id_twice", "id_before") or (fault == "index_ahead" and packed)
     assert len(raised) >= (4 if answered else 5)
-    works_again(disk)
 
 
 def test_a_huge_used_length_is_clamped_and_harmless(disk: BlockDevice, guarded: Guarded) -> None:
@@ -214,6 +273,7 @@ def test_a_bounce_buffer_of_a_late_request_is_not_used_for_another(
     assert content == [b"\x11" * 512 + b"\x22" * 512]
 
 
+@pytest.mark.parametrize("ring_format", ["split", "packed"])
 def test_requests_go_on_beside_a_lost_one(disk: BlockDevice, guarded: Guarded) -> None:
     software(disk).inject("silence")
     with pytest.raises(vioblk.RequestTimeoutError):
@@ -221,6 +281,17 @@ def test_requests_go_on_beside_a_lost_one(disk: BlockDevice, guarded: Guarded) -
     for _ in range(300):
         assert disk.read(0, 512) == b"\x5a" * 512
     guarded.assert_untouched()
+    works_again(disk)
+
+
+@pytest.mark.parametrize("ring_format", ["split-in-order", "packed-in-order"])
+def test_in_order_nothing_passes_a_lost_request_and_a_reset_helps(open_disk: OpenDisk) -> None:
+    disk = open_disk("mem:1M", timeout_s=0.2)
+    software(disk).inject("silence")
+    for _ in range(3):
+        with pytest.raises(vioblk.RequestTimeoutError):
+            disk.read(0, 512)
+    assert disk.device.in_flight == 3
     works_again(disk)
 
 
