@@ -1,5 +1,6 @@
 """One queue of a disk is reset, with requests in flight, while the other goes on."""
 
+import select
 import threading
 import time
 from collections.abc import Callable
@@ -299,3 +300,58 @@ def test_a_bound_that_is_none_is_refused(open_disk: OpenDisk, timeout_s: float) 
     with pytest.raises(ValueError, match="timeout_s"):
         disk.reset_queue(0, timeout_s=timeout_s)
     disk.read(0, 512)
+
+
+def test_interrupts_reach_the_queue_that_was_made_anew(open_two: Open) -> None:
+    disk = open_two()
+    if disk.info.queues[1].polling:
+        return  # it has none, before or after
+    for _ in range(2):
+        disk.reset_queue(1)
+    queue = disk._driver.queues[1]
+    with disk.alloc(512) as region, select.epoll() as loop:
+        loop.register(queue.fileno(), select.EPOLLIN)
+        software(disk).inject("delay")
+        before = software(disk).counters()["chains"]
+        assert disk.submit_many(records(region, RequestType.IN), queue=1) == 1
+        await_chains(disk, before + 1)
+        while loop.poll(0):
+            assert not queue.arm()
+        assert not queue.arm()
+        software(disk).clear_faults()
+        assert loop.poll(PROMPT_S), "the device's interrupt reaches nobody"
+        assert disk.reap_many(bytearray(16), queue=1) == 1
+
+
+def test_no_doorbell_is_rung_for_a_queue_that_is_no_more(open_two: Open) -> None:
+    """Not even by who reaps it afterwards, and finds room for what was waiting."""
+    disk = open_two()
+    old = disk._driver.queues[1]
+    waiting = bytearray(300)
+    region = disk.alloc(512 * 300)
+    software(disk).inject("silence")
+    before = software(disk).counters()["chains"]
+    raised: list[Exception] = []
+
+    def fill() -> None:
+        try:
+            disk.execute(records(region, RequestType.IN, 300), waiting, 60, queue=1)
+        except vioblk.DeviceGoneError as error:
+            raised.append(error)
+
+    filler = threading.Thread(target=fill)
+    filler.start()
+    await_chains(disk, before + 1)
+    disk.reset_queue(1)
+    filler.join(PROMPT_S)
+    assert not filler.is_alive()
+    assert len(raised) == 1
+    kicks, chains = old.kick_count, software(disk).counters()["chains"]
+    with pytest.raises(vioblk.DeviceGoneError):
+        old.reap_many(bytearray(16))
+    with pytest.raises(vioblk.DeviceGoneError):
+        old.submit_many(records(region, RequestType.IN))
+    assert old.kick_count == kicks
+    assert software(disk).counters()["chains"] == chains
+    region.close()
+    use(disk, 1, 6)

@@ -6,6 +6,7 @@ from tests.mutants.mutant import Mutant
 
 DEVICE: Final = "vioblk.device:VirtioDevice"
 QUEUES: Final = "vioblk.queues:DeviceQueues"
+DISK_QUEUE_RESET_TESTS: Final = "tests/block/test_queue_reset.py"
 QUEUE_RESET_TESTS: Final = "tests/device/test_queue_reset.py"
 
 MUTANTS: Final = (
@@ -215,5 +216,39 @@ MUTANTS: Final = (
         new="queue.reclaim()",
         test=f"{QUEUE_RESET_TESTS}::"
         "test_what_a_failed_reset_of_a_queue_took_back_is_told_by_that_of_the_device",
+    ),
+    Mutant(
+        name="queue-used-after-a-failed-reset",
+        violation="spreads requests over a queue whose reset did not succeed",
+        function="vioblk.block.driver:BlockDriver.usable",
+        old="if not handle.out_of_use",
+        new="if handle",
+        test=f"{DISK_QUEUE_RESET_TESTS}::"
+        "test_a_queue_whose_reset_is_not_confirmed_is_not_used_and_the_others_are",
+    ),
+    Mutant(
+        name="completions-of-a-reset-queue-forgotten",
+        violation="tells nobody of completions that were not taken before a queue's reset",
+        function="vioblk.block.driver:BlockDriver.reset_queue",
+        old="return lost + _take_tokens(before)",
+        new="return lost",
+        test=f"{DISK_QUEUE_RESET_TESTS}::test_completions_that_nobody_has_taken_are_told_as_well",
+    ),
+    Mutant(
+        name="polling-forgotten-in-a-reset",
+        violation="asks for interrupts again for a queue that was to poll, after a reset",
+        function="vioblk.block.driver:BlockDriver._build",
+        old="if parts.index in self.polled:",
+        new="if False:",
+        test="tests/block/test_polling.py::"
+        "test_the_disk_says_which_queues_poll_and_resets_change_nothing",
+    ),
+    Mutant(
+        name="chosen-queue-ignored",
+        violation="lets the queues take turns though the caller has chosen one",
+        function="vioblk.block.disk:BlockDevice.execute",
+        old="chosen = None if queue is None else self._queue(queue)",
+        new="chosen = None",
+        test="tests/block/test_polling.py::test_a_queue_that_polls_never_asks_for_an_interrupt",
     ),
 )

@@ -58,6 +58,23 @@ MUTANTS: Final = (
         test=f"{MODERN_TESTS}::test_a_queue_is_reset_when_the_register_reads_zero",
     ),
     Mutant(
+        name="queue-reset-asked-for-twice",
+        violation="asks for a reset of a queue that is disabled, or being reset already",
+        function=f"{MODERN}.reset_queue",
+        old="if self._common.read(QUEUE_ENABLE, 2):",
+        new="if True:",
+        test=f"{MODERN_TESTS}::"
+        "test_a_reset_of_a_queue_that_is_under_way_is_waited_for_and_not_asked_for_again",
+    ),
+    Mutant(
+        name="vector-of-a-reset-queue-not-mapped-again",
+        violation="takes a queue's vector for mapped after a reset of the queue (PCI-VQRESET-02)",
+        function="vioblk.transport.pci.plans:VectorPlan.queue_fd",
+        old="self._function.map_queue(index, vector)",
+        new="(vector in self._wired or self._function.map_queue(index, vector))",
+        test="tests/block/test_queue_reset.py::test_interrupts_reach_the_queue_that_was_made_anew",
+    ),
+    Mutant(
         name="legacy-configuration-stays",
         violation="looks for the legacy configuration in the same place with MSI-X (PCI-LEG-03)",
         function=f"{LEGACY}.set_msix_enabled",
