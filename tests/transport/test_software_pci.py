@@ -631,7 +631,7 @@ def test_requests_get_through_while_everything_around_them_moves(
     assert_obedient(transport)
 
 
-# Queue reset, which no driver here negotiates, by the register layout alone
+# Queue reset, by the register layout alone
 
 
 def start_with_ring_reset(reach_function: MakeTransport) -> SoftwarePciTransport:
