@@ -12,6 +12,7 @@ import vioblk
 from tests.clauses import clause
 from vioblk._native import split_layout
 from vioblk.block.disk import BlockDevice
+from vioblk.block.request import REQUEST_RECORD, RequestType
 from vioblk.features import Feature
 from vioblk.pci.modern import ModernLayout
 from vioblk.ring import Chain, reference
@@ -222,6 +223,50 @@ def test_one_queue_is_reset_and_used_again_with_another_size(open_disk: Open, ma
     layout.set_queue_vector(0, 0)
     serial = read_serial(transport, *enable(transport, 32))
     assert len(serial) == 20
+
+
+@clause("VQRESET-01", "VQRESET-03", "PCI-VQRESET-02", "PCI-VQRESET-03")
+@pytest.mark.parametrize("interrupts", ["msix", "shared", "intx"])
+@pytest.mark.parametrize("machine", ["software", "modern", "root-port"])
+def test_a_disk_resets_one_queue_and_the_other_goes_on(
+    open_disk: Open, machine: str, interrupts: str
+) -> None:
+    offer = "&offer=ring_reset" if machine == "software" else ""
+    disk = open_disk(machine, f"{offer}&interrupts={interrupts}", queue_count=2)
+    stop = threading.Event()
+    raised: list[Exception] = []
+
+    def go_on() -> None:
+        with disk.alloc(4096) as region:
+            record = REQUEST_RECORD.pack(RequestType.IN, 0, 0, 0, 4096, region.handle, 0)
+            try:
+                while not stop.is_set():
+                    disk.execute(record, bytearray(1), WAIT_S, queue=0)
+            except vioblk.VioblkError as error:
+                raised.append(error)
+
+    other = threading.Thread(target=go_on)
+    other.start()
+    try:
+        for size in (64, 256, 16):
+            with disk.alloc(4096 * 8) as region:
+                reads = b"".join(
+                    REQUEST_RECORD.pack(
+                        RequestType.IN, 0, 8 * index, 4096 * index, 4096, region.handle, index
+                    )
+                    for index in range(8)
+                )
+                assert disk.submit_many(reads, queue=1) == 8
+                lost = disk.reset_queue(1, size)
+                assert set(lost) <= set(range(8))
+            assert disk.info.queues[1].size == size
+            use(disk)
+    finally:
+        stop.set()
+        other.join(WAIT_S)
+    assert not other.is_alive()
+    assert raised == []
+    assert_no_violation(disk)
 
 
 def enable(transport: PciTransport, size: int) -> tuple[reference.SplitQueue, Callable[[], None]]:
