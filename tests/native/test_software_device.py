@@ -232,7 +232,7 @@ def test_the_documented_faults_are_those_that_there_are(rig: Rig) -> None:
     with pytest.raises(ValueError, match="there is no fault") as caught:
         rig.device.inject("nonsense")
     names = str(caught.value).partition("there are: ")[2].split(", ")
-    assert len(names) == 21
+    assert len(names) == 24
     for name in names:
         if name != "needs_reset":
             rig.device.inject(name, count=0)

@@ -256,7 +256,7 @@ def test_a_device_that_offers_every_bit_agrees_with_what_is_accepted(reach: Reac
     assert len(device.offered) == 61
     assert device.accepted == {
         *(1, 2, 4, 5, 6, 9, 10, 11, 12, 13, 14),
-        *(Feature.INDIRECT_DESC, Feature.EVENT_IDX, Feature.VERSION_1),
+        *(Feature.INDIRECT_DESC, Feature.EVENT_IDX, Feature.VERSION_1, Feature.IN_ORDER),
         *(Feature.ACCESS_PLATFORM, Feature.ORDER_PLATFORM, Feature.RING_RESET),
     }
 
