@@ -1,6 +1,7 @@
 """One queue of a disk is reset, with requests in flight, while the other goes on."""
 
 import select
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -8,7 +9,8 @@ from collections.abc import Callable
 import pytest
 
 import vioblk
-from tests.block.conftest import OpenDisk
+from tests.block.conftest import OpenDisk, OpenRecorded
+from tests.block.legacy import LegacyTransport
 from tests.clauses import clause
 from vioblk._native import SoftwareDevice
 from vioblk.block.disk import BlockDevice
@@ -355,3 +357,40 @@ def test_no_doorbell_is_rung_for_a_queue_that_is_no_more(open_two: Open) -> None
     assert software(disk).counters()["chains"] == chains
     region.close()
     use(disk, 1, 6)
+
+
+def test_a_reset_that_is_interrupted_leaves_the_queue_unused_until_the_next(
+    open_disk: OpenDisk,
+) -> None:
+    disk = open_disk("mem:1M?queues=2&offer=ring_reset", queue_count=2)
+    region = disk.alloc(4096)
+    hold(disk, region)
+    software(disk).inject("queue_reset_never_ends")
+
+    def interrupt() -> None:
+        deadline = time.monotonic() + PROMPT_S
+        while not software(disk).is_queue_resetting(1) and time.monotonic() < deadline:
+            time.sleep(0)
+        signal.raise_signal(signal.SIGINT)
+
+    interrupter = threading.Thread(target=interrupt)
+    interrupter.start()
+    with pytest.raises(KeyboardInterrupt):
+        disk.reset_queue(1, timeout_s=60)
+    interrupter.join(PROMPT_S)
+    with pytest.raises(vioblk.DeviceGoneError, match="call it again"):
+        disk.execute(records(region, RequestType.IN), bytearray(1), queue=1)
+    use(disk, 0, 3)
+    software(disk).clear_faults()
+    assert sorted(disk.reset_queue(1)) == [0, 1, 2]
+    region.close()
+    use(disk, 1, 4)
+
+
+def test_the_legacy_interface_resets_no_single_queue(open_recorded: OpenRecorded) -> None:
+    disk, _ = open_recorded(
+        "mem:1M?queues=2&offer=ring_reset", queue_count=2, transport_class=LegacyTransport
+    )
+    with pytest.raises(vioblk.UnsupportedError, match="reset the whole device"):
+        disk.reset_queue(1)
+    use(disk, 1, 4)

@@ -14,6 +14,7 @@ from vioblk.device import VirtioDevice
 from vioblk.errors import ResetTimeoutError, StateError, TransportError, UnsupportedError
 from vioblk.features import RING, Feature
 from vioblk.status import DeviceState
+from vioblk.transport.base import Transport
 
 BOTH_QUEUES = frozenset({Feature.RING_RESET, *RING, *MODERN})
 
@@ -249,3 +250,9 @@ def test_closing_resets_a_device_of_which_one_queue_would_not_be_reset(
     assert script.status == 0
     assert driver.lost == {0: [], 1: [head]}
     assert Access("close") in script.log
+
+
+def test_a_transport_that_cannot_reset_single_queues_says_so(script: Script) -> None:
+    with pytest.raises(UnsupportedError, match=r"scripted cannot .*; reset the whole device"):
+        Transport.reset_queue(script, 0)
+    assert script.log == []
