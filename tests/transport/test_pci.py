@@ -34,6 +34,7 @@ from vioblk.errors import (
     ResetTimeoutError,
     StateError,
     TransportError,
+    UnsupportedError,
 )
 from vioblk.features import Feature
 from vioblk.pci.bars import read_bars
@@ -107,6 +108,15 @@ def test_a_legacy_device_has_the_alignment_of_its_interface(reach: Reach) -> Non
     assert transport.transport_features == frozenset()
 
 
+def test_a_legacy_device_resets_no_single_queue(reach: Reach) -> None:
+    function = LegacyFunction()
+    transport = reach(function.platform)
+    function.registers.log.clear()
+    with pytest.raises(UnsupportedError, match="reset the whole device"):
+        transport.reset_queue(0)
+    assert function.registers.log == []
+
+
 ALL = frozenset({Feature.NOTIFICATION_DATA, Feature.NOTIF_CONFIG_DATA, Feature.ACCESS_PLATFORM})
 
 
@@ -114,7 +124,8 @@ ALL = frozenset({Feature.NOTIFICATION_DATA, Feature.NOTIF_CONFIG_DATA, Feature.A
     ("length", "access", "missing"),
     [
         (0x40, "auto", set()),
-        (0x38, "auto", {Feature.NOTIF_CONFIG_DATA}),
+        (0x3A, "auto", {Feature.RING_RESET}),
+        (0x38, "auto", {Feature.NOTIF_CONFIG_DATA, Feature.RING_RESET}),
         (0x40, "window", {Feature.NOTIFICATION_DATA}),
     ],
 )
@@ -122,7 +133,8 @@ def test_features_are_usable_if_platform_and_registers_can_do_them(
     reach: Reach, length: int, access: str, missing: set[Feature]
 ) -> None:
     function = ModernFunction(ModernModel(length=length), features=ALL)
-    assert reach(function.platform, access=access).transport_features == ALL - missing
+    usable = (ALL | {Feature.RING_RESET}) - missing  # which asks nothing of the platform
+    assert reach(function.platform, access=access).transport_features == usable
 
 
 def test_a_platform_that_cannot_be_driven_is_closed() -> None:
