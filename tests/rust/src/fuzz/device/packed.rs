@@ -8,7 +8,7 @@ use softdev::feature;
 use super::request::Part;
 use super::{
     BASE, Breach, DESCRIPTORS, DEVICE_AREA, DRIVER_AREA, Format, Memory, SIZE_MAX, Shape, TABLES,
-    Taken, double, long, some_descriptor, word,
+    Taken, Wish, double, is_shown_in_order, long, some_descriptor, word,
 };
 use crate::fuzz::input::Input;
 
@@ -194,38 +194,45 @@ impl Format for Packed {
         self.walk().map(Some)
     }
 
-    fn check_used(&mut self, chains: &[Taken]) -> (Vec<Range<usize>>, Option<bool>) {
-        let Some(last) = chains.last() else { return (Vec::new(), Some(false)) };
+    fn check_used(&mut self, chains: &[Taken]) -> (Vec<Range<usize>>, Option<Wish>) {
+        if chains.is_empty() {
+            return (Vec::new(), Some(Wish::Never));
+        }
         let first = self.used;
-        let mut written = Vec::new();
-        let mut check = |place: u64, chain: &Taken| {
-            let Descriptor { length, id, flags, .. } = self.descriptor(self.at(place));
-            let owner = if self.counter(place) { OWNER } else { 0 };
-            let expected = (chain.writable as u32, chain.head, owner | WRITE);
-            assert_eq!((length, id, flags), expected, "used descriptor {place}");
-            written.push(self.at(place) + 8..self.at(place) + 16);
+        // Where each chain begins.
+        let mut places = vec![first];
+        places.extend(chains.iter().scan(first, |place, chain| {
+            *place += chain.slots;
+            Some(*place)
+        }));
+        let is_at = |n: usize, chain: usize| {
+            let Descriptor { length, id, flags, .. } = self.descriptor(self.at(places[n]));
+            let owner = if self.counter(places[n]) { OWNER } else { 0 };
+            let Taken { writable, head, .. } = chains[chain];
+            (length, id, flags) == (writable as u32, head, owner | WRITE)
         };
-        let mut place = first;
-        for chain in chains {
-            if !self.shape.in_order {
-                check(place, chain);
-            }
-            place += chain.slots;
-        }
+        let all = 0..chains.len();
         if self.shape.in_order {
-            check(first, last);
+            assert!(is_shown_in_order(chains.len(), is_at), "the used descriptors of {chains:?}");
+        } else {
+            all.clone()
+                .for_each(|n| assert!(is_at(n, n), "the used descriptor of {:?}", chains[n]));
         }
-        self.used = place;
+        let at = |n: usize| self.at(places[n]);
+        let written = all.map(|n| at(n) + 8..at(n) + 16).collect();
+        let last = places[chains.len()];
         let event = self.word(DRIVER_EVENT);
-        let wanted = match self.word(DRIVER_EVENT + 2) & 3 {
-            1 => Some(false),
+        let wish = match self.word(DRIVER_EVENT + 2) & 3 {
+            1 => Some(Wish::Never),
             2 if self.shape.event_idx => {
                 let exists = event & 0x7fff < self.shape.size;
-                exists.then(|| (first..place).any(|place| self.place_word(place) == event))
+                let passed = (first..last).any(|place| self.place_word(place) == event);
+                exists.then_some(if passed { Wish::Once } else { Wish::Never })
             }
-            _ => Some(true),
+            _ => Some(Wish::Always),
         };
-        (written, wanted)
+        self.used = last;
+        (written, wish)
     }
 
     fn check_armed(&self) -> Vec<Range<usize>> {

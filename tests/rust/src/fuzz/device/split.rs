@@ -6,7 +6,7 @@ use std::ops::Range;
 use super::request::Part;
 use super::{
     BASE, Breach, DESCRIPTORS, DEVICE_AREA, DRIVER_AREA, Format, Memory, Shape, TABLES, Taken,
-    double, long, some_descriptor, word,
+    Wish, double, is_shown_in_order, long, some_descriptor, word,
 };
 use crate::fuzz::input::Input;
 
@@ -228,31 +228,35 @@ impl Format for Split {
         self.walk(head).map(Some)
     }
 
-    fn check_used(&mut self, chains: &[Taken]) -> (Vec<Range<usize>>, Option<bool>) {
-        let Some(last) = chains.last() else { return (Vec::new(), Some(false)) };
-        let first = self.used;
-        let mut written = vec![USED_INDEX..USED_INDEX + 2];
-        let mut check = |number: u16, chain: &Taken| {
-            let at = self.used_entry(number);
-            let element = (self.memory.first.double(at), self.memory.first.double(at + 4));
-            assert_eq!(element, (chain.head.into(), chain.writable as u32), "used {number}");
-            written.push(at..at + 8);
-        };
-        if self.shape.in_order {
-            check(first, last);
-        } else {
-            (first..).zip(chains).for_each(|(number, chain)| check(number, chain));
+    fn check_used(&mut self, chains: &[Taken]) -> (Vec<Range<usize>>, Option<Wish>) {
+        if chains.is_empty() {
+            return (Vec::new(), Some(Wish::Never));
         }
+        let first = self.used;
+        let entry = |n: usize| self.used_entry(first.wrapping_add(n as u16));
+        let is_at = |n: usize, chain: usize| {
+            let element =
+                (self.memory.first.double(entry(n)), self.memory.first.double(entry(n) + 4));
+            element == (chains[chain].head.into(), chains[chain].writable as u32)
+        };
+        let all = 0..chains.len();
+        if self.shape.in_order {
+            assert!(is_shown_in_order(chains.len(), is_at), "the used elements of {chains:?}");
+        } else {
+            all.clone().for_each(|n| assert!(is_at(n, n), "the used element of {:?}", chains[n]));
+        }
+        let mut written: Vec<_> = all.map(|n| entry(n)..entry(n) + 8).collect();
+        written.push(USED_INDEX..USED_INDEX + 2);
         self.used = first.wrapping_add(chains.len() as u16);
         self.returned += chains.iter().map(|chain| chain.slots).sum::<u64>();
         assert_eq!(self.word(USED_INDEX), self.used, "the used index");
         let event = self.word(self.used_event());
-        let wanted = if self.shape.event_idx {
-            event.wrapping_sub(first) < chains.len() as u16
-        } else {
-            self.word(AVAILABLE_FLAGS) & 1 == 0
+        let wish = match self.shape.event_idx {
+            true if event.wrapping_sub(first) < chains.len() as u16 => Wish::Once,
+            false if self.word(AVAILABLE_FLAGS) & 1 == 0 => Wish::Always,
+            _ => Wish::Never,
         };
-        (written, Some(wanted))
+        (written, Some(wish))
     }
 
     fn check_armed(&self) -> Vec<Range<usize>> {
