@@ -42,7 +42,7 @@ impl Chain {
     }
 
     /// Append what descriptor `index` describes. `size` bounds the chain, which also ends loops.
-    #[inline]
+    #[inline(always)] // A call, and its result in memory, cost as much as the work.
     pub(super) fn append(
         &mut self,
         index: u16,
