@@ -191,9 +191,11 @@ class AnyRing(RuleBasedStateMachine):
             self.unpublished.clear()
             self.look_at_the_ring()
 
-    @rule(limit=st.none() | st.integers(0, 3) | st.integers(0, 300))
-    def reap(self, limit: int | None) -> None:
+    @rule(limit=st.none() | st.integers(0, 3) | st.integers(0, 300), then_reset=st.booleans())
+    def reap(self, limit: int | None, then_reset: bool) -> None:
         self.same(lambda bench: [tuple(completion) for completion in bench.ring.reap(limit)])
+        if self.pair.native.ring.broken is not None and then_reset:
+            self.reset()
 
     @rule()
     def arm(self) -> None:
@@ -203,12 +205,27 @@ class AnyRing(RuleBasedStateMachine):
     def disarm(self) -> None:
         self.same(lambda bench: bench.ring.disarm())
 
-    @rule()
-    def reclaim(self) -> None:
+    @rule(chance=st.integers(0, 4))
+    def reclaim(self, chance: int) -> None:
+        """Not so often that a ring never gets around."""
+        if not chance:
+            self.reset()
+
+    def reset(self) -> None:
         self.same(lambda bench: bench.ring.reclaim())
         self.do(lambda device: device.restart())
         self.published.clear()
         self.unpublished.clear()
+
+    @rule(rounds=st.integers(1, 5), segment_count=st.integers(1, 4), limit=st.integers(1, 4))
+    def go_on(self, rounds: int, segment_count: int, limit: int) -> None:
+        """All that was published comes back, and some more: so it gets around the ring."""
+        chain = [(0, 8, True)] * min(segment_count, self.size)
+        for _ in range(rounds):
+            self.push_many([chain] * limit)
+            self.publish()
+            self.use_many(64, 8)
+            self.reap(limit, False)
 
     # -- The device ------------------------------------------------------------------------
 
@@ -245,6 +262,18 @@ class AnyRing(RuleBasedStateMachine):
         heads = self.published[:count]
         del self.published[:count]
         self.do(lambda device: device.use_batch(heads, length))
+
+    @precondition(lambda self: self.format.in_order)
+    @rule(counts=st.lists(st.integers(1, 4), max_size=4), limit=st.integers(1, 3))
+    def reap_batches_bit_by_bit(self, counts: list[int], limit: int) -> None:
+        self.push_many([[(0, 8, True)]] * sum(counts))
+        self.publish()
+        for count in counts:
+            if self.published:
+                self.use_batch(count, count)
+        for _ in counts:
+            self.reap(limit, False)
+            self.arm()
 
     @rule(wanted=st.booleans())
     def want_kicks(self, wanted: bool) -> None:
@@ -292,7 +321,7 @@ class Lies(AnyRing):
     honest = False
 
     @rule(
-        head=st.integers(0, 300) | st.integers(0, 0xFFFF_FFFF),
+        head=st.integers(0, 8) | st.integers(0, 300) | st.integers(0, 0xFFFF_FFFF),
         count=st.integers(1, 3) | st.integers(0, 300),
         length=USED_LENGTHS,
     )
@@ -304,11 +333,16 @@ class Lies(AnyRing):
         self.published = [each for each in self.published if each not in heads]
 
     @precondition(lambda self: len(self.published) > 1)
-    @rule(data=st.data(), length=USED_LENGTHS)
-    def pass_over(self, data: st.DataObject, length: int) -> None:
+    @rule(data=st.data(), length=USED_LENGTHS, look=st.booleans())
+    def pass_over(self, data: st.DataObject, length: int, look: bool) -> None:
         """Use a chain before those that came before it, as if it were a batch of one."""
-        head = self.published.pop(data.draw(st.integers(1, len(self.published) - 1)))
-        self.do(lambda device: device.use(head, length))
+        if look:
+            self.reap(None, True)
+        if len(self.published) > 1:
+            head = self.published.pop(data.draw(st.integers(1, len(self.published) - 1)))
+            self.do(lambda device: device.use(head, length))
+        if look:
+            self.reap(None, True)
 
     @rule(index=st.integers(0, 255), flags=WORDS | st.integers(0, 7), other=WORDS)
     def scribble_on_a_descriptor(self, index: int, flags: int, other: int) -> None:

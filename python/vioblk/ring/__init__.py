@@ -33,7 +33,8 @@ class Completion(NamedTuple):
     """How many bytes the device says it wrote, clamped to the chain's writable length.
 
     None where it does not say, on a packed ring: no WRITE in the used descriptor (VIRTIO 1.4,
-    2.8.4 Element Address and Length), as with QEMU's devices."""
+    2.8.4 Element Address and Length), as with QEMU's devices. With IN_ORDER all the writable bytes
+    of a chain that the device skipped (2.7.9 and 2.8.8 In-order use of descriptors)."""
 
 
 class RingLayout(Protocol):
@@ -119,7 +120,8 @@ class Ring(Protocol):
     def reap(self, limit: int | None = None) -> list[Completion]:
         """Take back used chains, at most `limit` (all that are ready if None).
 
-        Raises QueueBroken if the device broke the rules, but only after everything that it
+        With IN_ORDER one used element may give back many; what `limit` leaves of them comes with
+        the next call. Raises QueueBroken if the device broke the rules, but only after everything that it
         returned correctly before has been handed out.
         """
 
