@@ -44,6 +44,8 @@ def test_the_way_to_the_disk_is_shown() -> None:
         ("", "split", "event index"),
         ("?event_idx=off", "split", "flags"),
         ("?packed=on", "packed", "event index"),
+        ("?in_order=on", "split, in order", "event index"),
+        ("?packed=on&in_order=on", "packed, in order", "event index"),
         ("?packed=on&bus=pci&notification_data=on", "packed", "event index, with the place"),
     ],
 )
@@ -56,7 +58,20 @@ def test_the_format_of_the_ring_is_shown(
     )
     assert rows["ring format"].strip() == format_name
     assert rows["notifications"].strip().startswith(notifications)
-    assert rows["queue 0"].strip() == ("256 descriptors, 256 requests at once, 1 notification sent")
+    assert rows["queue 0"].strip() == (
+        "256 descriptors, 256 requests at once, interrupts, 1 notification sent"
+    )
+
+
+def test_each_queue_says_how_it_waits(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["info", "mem:1M?bus=pci&interrupts=none&queues=2&queue_count=2"]) == 0
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("queue ")]
+    assert len(rows) == 2
+    assert all(", polled, " in row for row in rows)
+    assert run(["info", "--json", "mem:1M?packed=on&in_order=on&ring_size=64"]) == 0
+    (queue,) = json.loads(capsys.readouterr().out)["queues"]
+    assert (queue["format"], queue["in_order"], queue["polling"]) == ("packed", True, False)
+    assert (queue["size"], queue["in_flight"], queue["broken"]) == (64, 0, None)
 
 
 def test_names_are_shown_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,7 +20,6 @@ from tests.interop.ring_view import (
     RingView,
 )
 from tests.support.qemu import features_of, qemu_of
-from vioblk.transport import qemu
 
 RING_FEATURES: Final = frozenset({"ring_packed", "in_order", "event_idx", "indirect_desc"})
 
@@ -105,14 +104,6 @@ def cases() -> Iterator[Case]:
     # It never has the event index, so there is half as much of it.
     for kind, indirect in product(FORMATS, switches):
         yield Case(kind, False, indirect, 2, "reference")
-
-
-@pytest.fixture(scope="module")
-def known_properties() -> frozenset[str]:
-    """What can be set of the disk of the QEMU that is installed."""
-    with qemu.start("qemu:null:1M") as machine:
-        listed = machine.qmp("device-list-properties", typename=machine.device_name)
-    return frozenset(each["name"] for each in listed)
 
 
 @pytest.mark.parametrize("case", tuple(cases()), ids=str)

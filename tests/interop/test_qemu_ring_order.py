@@ -14,18 +14,9 @@ from tests.support.qemu import qemu_of
 from vioblk.block.disk import BlockDevice
 from vioblk.block.request import COMPLETION_RECORD, REQUEST_RECORD, RequestStatus, RequestType
 from vioblk.features import Feature
-from vioblk.transport import qemu
 
 SECTORS: Final = (7, 21, 42, 63)
 """Far from each other, so that QEMU does not make one request of two."""
-
-
-@pytest.fixture(scope="module")
-def has_in_order() -> bool:
-    """Whether the QEMU that is installed has that property."""
-    with qemu.start("qemu:null:1M") as machine:
-        listed = machine.qmp("device-list-properties", typename=machine.device_name)
-    return any(each["name"] == "in_order" for each in listed)
 
 
 def reaped(disk: BlockDevice) -> list[int]:
@@ -88,11 +79,11 @@ def test_without_in_order_what_is_fast_overtakes(
 @pytest.mark.parametrize("event_idx", [True, False], ids=["event_idx", "flags"])
 @pytest.mark.parametrize("packed", [False, True], ids=["split", "packed"])
 def test_with_in_order_nothing_comes_before_the_first(
-    tmp_path: Path, has_in_order: bool, ring: RingName, packed: bool, event_idx: bool
+    tmp_path: Path, known_properties: frozenset[str], ring: RingName, packed: bool, event_idx: bool
 ) -> None:
     address = f"qemu:{numbered_disk(tmp_path)}?interface=modern&in_order=on"
     event_idx = event_idx and ring == "native"
-    if not has_in_order:
+    if "in_order" not in known_properties:
         with pytest.raises(vioblk.TransportError, match="in_order is known from QEMU 10 on"):
             vioblk.open(address)
         return

@@ -91,6 +91,7 @@ def _queue(queue: QueueInfo) -> str:
     parts = [
         f"{queue.size} descriptors",
         f"{queue.depth} requests at once",
+        "polled" if queue.polling else "interrupts",
         f"{counted(queue.kick_count, 'notification')} sent",
     ]
     if queue.in_flight:
