@@ -108,6 +108,11 @@ class RingView:
         """Which available entry it wants to hear of; it is written with EVENT_IDX alone."""
         return self._words("vring-used", 4 + 8 * self.size, 1)[0]
 
+    @property
+    def available_flags(self) -> int:
+        """What the driver says of interrupts, without EVENT_IDX."""
+        return self._words("vring-avail", 0, 1)[0]
+
     # Of a packed ring
 
     def packed_descriptor(self, slot: int) -> PackedDescriptor:
