@@ -14,7 +14,6 @@ from tests.interop.qemu_machines import (
     CAPACITY_SECTORS,
     LEGACY_WAYS,
     MODERN_WAYS,
-    QEMU_10,
     WAIT_S,
     WAYS,
     Way,
@@ -227,15 +226,13 @@ LOST_AFTER_S = 0.5
     ids=["split-full", "packed-full", "packed-odd"],
 )
 def test_in_order_loses_requests_that_fill_the_ring_and_a_reset_brings_the_disk_back(
-    tmp_path: Path, ring_size: int, options: str
+    tmp_path: Path, known_properties: frozenset[str], ring_size: int, options: str
 ) -> None:
     """QEMU 10.0 never returns them, nor those of a packed ring whose size is no power of two. Later
     ones may; what matters is that it comes to a clear end here, and that nothing is lost for good.
     """
     address = f"qemu:{numbered_disk(tmp_path)}?interface=modern&in_order=on{options}"
-    with start("qemu:null:1M") as machine:
-        version = machine.version
-    if version < QEMU_10:
+    if "in_order" not in known_properties:
         with pytest.raises(vioblk.TransportError, match="in_order is known from QEMU 10 on"):
             vioblk.open(address)
         return
@@ -252,7 +249,6 @@ def test_in_order_loses_requests_that_fill_the_ring_and_a_reset_brings_the_disk_
         try:
             disk.execute(batch, statuses)
         except vioblk.RequestTimeoutError:
-            assert version[:2] == (10, 0)
             assert STATUS_PENDING in statuses
             with pytest.raises(BufferError):
                 region.close()
