@@ -1,5 +1,6 @@
 //! The device as its owner holds it: registers, wires, and a thread that serves the queues.
 
+mod announced;
 mod for_pci;
 mod queues;
 
@@ -32,6 +33,8 @@ pub struct Device {
     options: DeviceOptions,
     space: DmaSpace,
     last_error: LastError,
+    /// By queue.
+    announced: Vec<announced::Announced>,
     /// Never dropped as it is: in a child of a fork the thread does not exist.
     thread: Mutex<Option<ManuallyDrop<JoinHandle<()>>>>,
     owner: fork::Owner,
@@ -60,7 +63,8 @@ impl Device {
         });
         let thread = if options.threaded { Some(start_thread(&service)?) } else { None };
         let thread = Mutex::new(thread.map(ManuallyDrop::new));
-        Ok(Self { service, options, space, last_error, thread, owner })
+        let announced = (0..options.queue_count).map(|_| Default::default()).collect();
+        Ok(Self { service, options, space, last_error, announced, thread, owner })
     }
 
     /// Refuse calls on a device that belongs to another process.
@@ -142,6 +146,7 @@ impl Device {
 
     fn finish_reset(&self, engine: &mut Engine) {
         engine.forget();
+        self.announced.iter().for_each(announced::Announced::forget);
         for kick in &self.service.wires.kicks {
             kick.drain();
         }
@@ -386,6 +391,7 @@ impl Device {
         if first {
             let mut engine = self.service.visit();
             engine.forget();
+            self.announced.iter().for_each(announced::Announced::forget);
             let closed = engine.disk.storage.close();
             // Drops what was there, and with it the descriptor of a file.
             engine.disk.storage = Box::new(MemoryStorage::new(0));

@@ -50,7 +50,10 @@ impl Device {
     /// Whether the driver may announce `announced` as its next available position of queue
     /// `index`. Else where it is now, as it stands in memory.
     pub(crate) fn judge_announced(&self, index: usize, announced: u16) -> Result<(), u16> {
-        self.service.visit().judge_announced(index, announced)
+        match self.announced.get(index) {
+            Some(known) if known.was_made(announced) => Ok(()),
+            _ => self.service.visit().judge_announced(index, announced),
+        }
     }
 
     /// The driver has notified the device of queue `index`.

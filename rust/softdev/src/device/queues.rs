@@ -40,6 +40,9 @@ impl Device {
         }
         self.check_setup(&setup, has(accepted, feature::RING_PACKED))?;
         *state = QueueState::Enabled(setup);
+        if let Some(announced) = self.announced.get(index) {
+            announced.watch(&self.space, &setup, has(accepted, feature::RING_PACKED));
+        }
         drop(registers);
         if again {
             match engine.adopt_one(index, &setup, RingFeatures::of(accepted)) {
@@ -110,6 +113,9 @@ impl Device {
             return Ok(());
         }
         engine.retire(index);
+        if let Some(announced) = self.announced.get(index) {
+            announced.forget();
+        }
         if let Some(kick) = self.service.wires.kicks.get(index) {
             kick.drain();
         }
