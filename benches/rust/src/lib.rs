@@ -20,7 +20,7 @@ pub use device::{Answers, Device};
 pub use driver::{Driver, Shape};
 pub use duo::Duo;
 pub use formats::{Format, RingDriver};
-pub use pair::{Pair, Subject};
+pub use pair::{Pair, Subject, warm_up};
 pub use peers::{virtio_driver_packed, virtio_driver_split, virtio_drivers_split};
 
 /// Descriptors of every queue that is measured.

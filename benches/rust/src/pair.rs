@@ -61,16 +61,20 @@ impl<D: Driver, H: Answers> Subject for Pair<D, H> {
     fn on_two_threads(&mut self, duo: &Duo, total: usize, batch: usize) -> Outcome<Duration> {
         let Self { driver, device, shape } = self;
         let in_flight_max = if batch == 1 { 1 } else { QUEUE_SIZE / shape.descriptors() };
-        let mut exchange = |total| exchange(driver, total, batch, in_flight_max);
         duo.run(
             |stop| device.serve_until(stop),
             || {
                 // Both threads are to be at it, and their caches warm.
-                exchange(total.div_ceil(8).next_multiple_of(batch))?;
-                exchange(total)
+                exchange(driver, warm_up(total, batch), batch, in_flight_max)?;
+                exchange(driver, total, batch, in_flight_max)
             },
         )
     }
+}
+
+/// An eighth of the work, which is not timed.
+pub fn warm_up(total: usize, batch: usize) -> usize {
+    total.div_ceil(8).next_multiple_of(batch)
 }
 
 fn submit(driver: &mut impl Driver, batch: usize) -> Outcome<()> {
