@@ -121,7 +121,9 @@ class Ring(Protocol):
         """Take back used chains, at most `limit` (all that are ready if None).
 
         With IN_ORDER one used element may give back many; what `limit` leaves of them comes with
-        the next call. Raises QueueBroken if the device broke the rules, but only after everything that it
+        the next call.
+
+        Raises QueueBroken if the device broke the rules, but only after everything that it
         returned correctly before has been handed out.
         """
 
