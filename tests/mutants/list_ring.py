@@ -112,7 +112,7 @@ MUTANTS: Final = [
         function=f"{_NUMBERS}:LastFreedFirst.give_back",
         old="reversed(numbers)",
         new="numbers",
-        test="tests/ring/test_differential.py::test_rings_agree_over_the_wrap_of_the_indices",
+        test="tests/ring/test_split_push.py::test_a_reaped_chain_is_reused_next_in_the_same_order",
     ),
     Mutant(
         name="ring-used-id-masked",
