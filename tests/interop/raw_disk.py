@@ -98,6 +98,7 @@ class RawQueue:
             legacy_align=parts.legacy_align,
             indirect_table_size=parts.indirect_table_size,
             event_idx=parts.event_idx,
+            in_order=parts.in_order,
             strict=True,
             zeroed=True,
         )
