@@ -25,6 +25,8 @@ CALLS: dict[str, Callable[[BlockDevice], object]] = {
     "submit_many": lambda disk: disk.submit_many(b""),
     "reap_many": lambda disk: disk.reap_many(bytearray(16)),
     "wait": lambda disk: disk.wait(0.1),
+    "set_polling": lambda disk: disk.set_polling(0, True),
+    "reset_queue": lambda disk: disk.reset_queue(0),
     "reset": lambda disk: disk.reset(),
     "close": lambda disk: disk.close(),
     "enter": lambda disk: disk.__enter__(),

@@ -79,7 +79,9 @@ def test_a_call_in_any_other_state_is_refused_and_nothing_happens(
     assert script.log == []
 
 
-@pytest.mark.parametrize("call", ["reset", "close", "refresh_state", "look_for_cause"])
+@pytest.mark.parametrize(
+    "call", ["reset", "reset_queue", "close", "refresh_state", "look_for_cause"]
+)
 def test_a_forked_child_is_refused(
     device: VirtioDevice, driver: PlainDriver, script: Script, call: str
 ) -> None:
@@ -87,7 +89,7 @@ def test_a_forked_child_is_refused(
     script.log.clear()
     device.owner_pid = os.getpid() + 1
     with pytest.raises(ForkedError, match="open it again after the fork"):
-        getattr(device, call)()
+        getattr(device, call)(*ARGUMENTS.get(call, ()))
     assert script.log == []
 
 

@@ -273,6 +273,7 @@ class BlockDevice:
         It lasts until it is set again, whatever is reset. Raises ValueError if there is no such
         queue, UnsupportedError for `on` false where the device gives the queue no interrupt.
         """
+        self._gate.check_process()
         with self._admin, self._gate:
             self._refuse_if_gone()
             self._driver.set_polling(index(queue), bool(on))
