@@ -271,9 +271,11 @@ class BlockDevice:
         for an interrupt; or ask for interrupts again. The other queues stay as they are.
 
         It lasts until it is set again, whatever is reset. Raises ValueError if there is no such
-        queue, UnsupportedError for `on` false where the device gives the queue no interrupt.
+        queue, UnsupportedError for `on` false where the device gives the queue no interrupt,
+        StateError in an `on_config_change` callback.
         """
         self._gate.check_process()
+        self._device.refuse_in_callback("set_polling")
         with self._admin, self._gate:
             self._refuse_if_gone()
             self._driver.set_polling(index(queue), bool(on))
@@ -292,11 +294,12 @@ class BlockDevice:
         tokens of submitted requests whose completion nobody has taken.
 
         Raises ValueError for a queue that there is not, or a size that it cannot have (a request
-        of the disk's longest shape has to fit), UnsupportedError if RING_RESET was not negotiated;
-        then nothing has changed. Raises ResetTimeoutError if the device does not confirm the reset
-        within `timeout_s`, TransportError, MemoryError. Then, or if the call is interrupted, the
-        queue is not used any more, and every call for it raises DeviceGoneError, until another
-        `reset_queue` succeeds, or `reset`; buffers of what was in flight stay pinned until then.
+        of the disk's longest shape has to fit), UnsupportedError if RING_RESET was not negotiated,
+        StateError in an `on_config_change` callback; then nothing has changed. Raises
+        ResetTimeoutError if the device does not confirm the reset within `timeout_s`,
+        TransportError, MemoryError. Then, or if the call is interrupted, the queue is not used any
+        more, and every call for it raises DeviceGoneError, until another `reset_queue` succeeds,
+        or `reset`; buffers of what was in flight stay pinned until then.
         """
         self._gate.check_process()
         self._device.refuse_in_callback("reset_queue")
