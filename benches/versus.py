@@ -26,13 +26,16 @@ class Case(NamedTuple):
 
     threads: int
     descriptors: int
+    indirect: bool
     batch: int
+    event_idx: bool
     queue_size: int
 
     def __str__(self) -> str:
         return (
-            f"{_plural(self.threads, 'thread')}, {_plural(self.descriptors, 'descriptor')},"
-            f" batch {self.batch}"
+            f"{_plural(self.threads, 'thread')}, {_plural(self.descriptors, 'descriptor')}"
+            f"{' indirect' if self.indirect else ''}, batch {self.batch}"
+            f"{', EVENT_IDX' if self.event_idx else ''}"
         )
 
 
@@ -104,7 +107,7 @@ def ratio_lines(claim: Claim, cases: dict[Case, Rounds]) -> str:
     worst = min(spread.median for spread in found.values())
     target = f", target {claim.target:g}" if claim.target else ""
     lines = [f"\n[{claim.name}] at least {worst:.2f} times{target}"]
-    lines += [f"  {case!s:<38} {spread:.2f}" for case, spread in found.items()]
+    lines += [f"  {case!s:<46} {spread:.2f}" for case, spread in found.items()]
     return "\n".join(lines)
 
 

@@ -6,10 +6,13 @@ import pytest
 
 from benches import versus
 
+CASE = versus.Case(
+    threads=2, descriptors=3, indirect=False, batch=64, event_idx=False, queue_size=256
+)
+
 
 def row(subject: str, ns: list[float], threads: int = 2) -> str:
-    shape = {"threads": threads, "descriptors": 3, "batch": 64, "queue_size": 256}
-    return json.dumps({"subject": subject, **shape, "ns": ns})
+    return json.dumps({"subject": subject, **CASE._replace(threads=threads)._asdict(), "ns": ns})
 
 
 CLAIM = versus.Claim("one_vs_other", "one", "other", (2,), 1.5)
@@ -19,7 +22,7 @@ def test_a_ratio_is_that_of_each_round_and_not_of_the_medians() -> None:
     """A machine that is slow for a round is slow for both sides of it."""
     cases = versus.parse([row("one", [1.0, 10.0, 3.0]), row("other", [2.0, 20.0, 6.0])])
     [(case, spread)] = versus.ratios(CLAIM, cases).items()
-    assert case == versus.Case(threads=2, descriptors=3, batch=64, queue_size=256)
+    assert case == CASE
     assert (spread.median, spread.q1, spread.q3) == (2.0, 2.0, 2.0)
 
 
@@ -41,5 +44,5 @@ def test_results_name_the_shape_and_the_target() -> None:
     cases = versus.parse([row("packed", [1.0, 1.0]), row("split", [2.0, 2.0])])
     [result] = versus.results(cases)["results"]
     assert result["name"] == "packed_vs_split_2threads"
-    assert result["shape"] == {"threads": 2, "descriptors": 3, "batch": 64, "queue_size": 256}
+    assert result["shape"] == CASE._asdict()
     assert (result["ratio"]["median"], result["target"]) == (2.0, 1.5)

@@ -10,14 +10,14 @@ use vioblk_benches::{Format, Outcome, Shape};
 
 fn batches(criterion: &mut Criterion, format: Format) -> Outcome<()> {
     let cases = [
-        ("1 descriptor", Shape::One, 0),
-        ("3 descriptors", Shape::Three, 0),
-        ("3 descriptors, indirect", Shape::Three, Shape::Three.descriptors()),
+        ("1 descriptor", Shape::One),
+        ("3 descriptors", Shape::Three),
+        ("3 descriptors, indirect", Shape::ThreeIndirect),
     ];
-    for (kind, shape, table_size) in cases {
+    for (kind, shape) in cases {
         let mut group = criterion.benchmark_group(format!("{}, {kind}", format.name()));
         for batch in [1, 64] {
-            let mut pair = format.pair(shape, table_size)?;
+            let mut pair = format.pair(shape, false)?;
             pair.on_one_thread(batch, batch)?;
             group.throughput(Throughput::Elements(batch as u64));
             group.bench_function(format!("push, publish, use, reap: batch of {batch}"), |timer| {
@@ -30,7 +30,7 @@ fn batches(criterion: &mut Criterion, format: Format) -> Outcome<()> {
 }
 
 fn idle(criterion: &mut Criterion, format: Format) -> Outcome<()> {
-    let mut pair = format.pair(Shape::Three, 0)?;
+    let mut pair = format.pair(Shape::Three, false)?;
     let mut group = criterion.benchmark_group(format!("{}, nothing to do", format.name()));
     group.bench_function("arm and disarm", |timer| {
         timer.iter(|| black_box(pair.driver().arm_and_disarm()).is_ok());

@@ -20,6 +20,8 @@ struct Case {
     threads: usize,
     shape: Shape,
     batch: usize,
+    /// Whether notifications are suppressed by events; else by flags.
+    event_idx: bool,
 }
 
 impl Case {
@@ -47,7 +49,7 @@ impl Case {
     }
 
     fn run(&self, duo: Option<&Duo>, rounds: usize) -> Outcome<()> {
-        let subjects = subjects(self.shape);
+        let subjects = subjects(self.shape, self.event_idx);
         let mut samples = vec![Vec::with_capacity(rounds); subjects.len()];
         for round in 0..WARM_UP_ROUNDS + rounds {
             let mut order: Vec<usize> = (0..subjects.len()).collect();
@@ -68,12 +70,12 @@ impl Case {
     }
 
     fn line(&self, name: &str, samples: &[f64]) -> String {
+        let Self { threads, shape, batch, event_idx } = self;
         let samples: Vec<String> = samples.iter().map(|ns| format!("{ns:.3}")).collect();
         format!(
-            r#"{{"subject":"{name}","threads":{},"descriptors":{},"batch":{},"queue_size":{QUEUE_SIZE},"ns":[{}]}}"#,
-            self.threads,
-            self.shape.descriptors(),
-            self.batch,
+            r#"{{"subject":"{name}","threads":{threads},"descriptors":{},"indirect":{},"batch":{batch},"event_idx":{event_idx},"queue_size":{QUEUE_SIZE},"ns":[{}]}}"#,
+            shape.descriptors(),
+            shape.table_size() > 0,
             samples.join(",")
         )
     }
@@ -82,17 +84,25 @@ impl Case {
 /// Makes a subject for requests of a shape.
 type Make = fn(Shape) -> Outcome<Box<dyn Subject>>;
 
-fn subjects(shape: Shape) -> Vec<(&'static str, Make)> {
+fn subjects(shape: Shape, event_idx: bool) -> Vec<(&'static str, Make)> {
+    if event_idx {
+        return vec![
+            ("split", |shape| Format::Split.pair(shape, true)),
+            ("virtio-driver", |shape| virtio_driver_split(shape, true)),
+        ];
+    }
     let mut all: Vec<(&'static str, Make)> = vec![
-        ("virtio-drivers", virtio_drivers_split),
-        ("split", |shape| Format::Split.pair(shape, 0)),
-        ("virtio-driver", virtio_driver_split),
-        ("packed", |shape| Format::Packed.pair(shape, 0)),
-        ("split-in-order", |shape| Format::SplitInOrder.pair(shape, 0)),
-        ("packed-in-order", |shape| Format::PackedInOrder.pair(shape, 0)),
+        ("split", |shape| Format::Split.pair(shape, false)),
+        ("packed", |shape| Format::Packed.pair(shape, false)),
+        ("split-in-order", |shape| Format::SplitInOrder.pair(shape, false)),
+        ("packed-in-order", |shape| Format::PackedInOrder.pair(shape, false)),
     ];
+    if shape != Shape::ThreeIndirect {
+        all.insert(0, ("virtio-drivers", virtio_drivers_split));
+        all.insert(2, ("virtio-driver", |shape| virtio_driver_split(shape, false)));
+    }
     if shape == Shape::Three {
-        // It leaves NEXT set on a chain of one descriptor.
+        // With one descriptor it leaves NEXT set.
         all.push(("virtio-driver-packed", virtio_driver_packed));
     }
     all
@@ -106,9 +116,12 @@ fn main() -> Outcome<()> {
         std::env::var("VIOBLK_BENCH_ROUNDS").map_or(Ok(ROUNDS), |rounds| rounds.parse())?;
     for threads in [1, 2] {
         let duo = if threads == 1 { None } else { Some(Duo::new()?) };
-        for shape in [Shape::One, Shape::Three] {
+        for shape in [Shape::One, Shape::Three, Shape::ThreeIndirect] {
             for batch in [1, 64] {
-                Case { threads, shape, batch }.run(duo.as_ref(), rounds)?;
+                Case { threads, shape, batch, event_idx: false }.run(duo.as_ref(), rounds)?;
+                if shape != Shape::ThreeIndirect {
+                    Case { threads, shape, batch, event_idx: true }.run(duo.as_ref(), rounds)?;
+                }
             }
         }
     }

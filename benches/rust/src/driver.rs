@@ -9,15 +9,24 @@ pub enum Shape {
     One,
     /// Header, data that the device writes, status: a block device's read.
     Three,
+    /// The same in an indirect table, so that it takes one descriptor of the ring.
+    ThreeIndirect,
 }
 
 impl Shape {
-    /// Descriptors of one request.
+    /// Descriptors of one request, those in a table included.
     pub fn descriptors(self) -> usize {
-        match self {
-            Self::One => 1,
-            Self::Three => 3,
-        }
+        if self == Self::One { 1 } else { 3 }
+    }
+
+    /// Entries of each indirect table; 0: there are none.
+    pub fn table_size(self) -> usize {
+        if self == Self::ThreeIndirect { 3 } else { 0 }
+    }
+
+    /// Descriptors of the ring itself that one request takes.
+    pub fn slots(self) -> usize {
+        if self == Self::Three { 3 } else { 1 }
     }
 }
 

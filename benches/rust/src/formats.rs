@@ -31,17 +31,17 @@ impl Format {
         }
     }
 
-    /// A ring of this format and its device. `indirect_table_size` 0: direct chains.
-    pub fn pair(self, shape: Shape, indirect_table_size: usize) -> Outcome<Box<dyn Subject>> {
+    /// A ring of this format and its device.
+    pub fn pair(self, shape: Shape, event_idx: bool) -> Outcome<Box<dyn Subject>> {
         let space = identity_space()?;
         let in_order = matches!(self, Self::SplitInOrder | Self::PackedInOrder);
-        let options = RingOptions { in_order, ..RingOptions::default() };
-        let indirect = indirect_table_size > 0;
-        let features = RingFeatures { in_order, indirect, ..RingFeatures::default() };
+        let options = RingOptions { in_order, event_idx, ..RingOptions::default() };
+        let (tables, indirect) = (shape.table_size(), shape.table_size() > 0);
+        let features = RingFeatures { in_order, indirect, event_idx, ..RingFeatures::default() };
         let size = QUEUE_SIZE as u16;
         Ok(match self {
             Self::Split | Self::SplitInOrder => {
-                let layout = SplitLayout::new(QUEUE_SIZE, None, indirect_table_size)?;
+                let layout = SplitLayout::new(QUEUE_SIZE, None, tables)?;
                 let (driver, ring) =
                     RingDriver::<SplitQueue>::new(&space, layout, layout.length, options, shape)?;
                 let SplitLayout { available, used, .. } = layout;
@@ -49,7 +49,7 @@ impl Format {
                 Box::new(Pair::new(driver, Device::split(&space, &addresses, features)?, shape))
             }
             Self::Packed | Self::PackedInOrder => {
-                let layout = PackedLayout::new(QUEUE_SIZE, indirect_table_size)?;
+                let layout = PackedLayout::new(QUEUE_SIZE, tables)?;
                 let (driver, ring) =
                     RingDriver::<PackedQueue>::new(&space, layout, layout.length, options, shape)?;
                 let PackedLayout { driver_event, device_event, .. } = layout;

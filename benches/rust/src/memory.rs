@@ -44,7 +44,7 @@ impl Buffers {
     pub fn parts(shape: Shape, index: usize) -> impl Iterator<Item = (usize, usize, bool)> {
         let range = match shape {
             Shape::One => 1..2,
-            Shape::Three => 0..3,
+            Shape::Three | Shape::ThreeIndirect => 0..3,
         };
         range.map(move |part| {
             let (offset, length) = PARTS[part];

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::device::{Answers, Device};
+use crate::device::{Answers, Device, NOTIFICATIONS_MAX};
 use crate::{Driver, Duo, Outcome, QUEUE_SIZE, Shape};
 
 /// Nothing takes this long unless a request was lost.
@@ -31,12 +31,13 @@ pub struct Pair<D, H> {
     driver: D,
     device: Device<H>,
     shape: Shape,
+    kicks: usize,
 }
 
 impl<D: Driver, H: Answers> Pair<D, H> {
     /// The two halves of one ring.
     pub fn new(driver: D, device: Device<H>, shape: Shape) -> Self {
-        Self { driver, device, shape }
+        Self { driver, device, shape, kicks: 0 }
     }
 }
 
@@ -48,7 +49,7 @@ impl<D: Driver, H: Answers> Subject for Pair<D, H> {
     fn on_one_thread(&mut self, total: usize, batch: usize) -> Outcome<Duration> {
         let started = Instant::now();
         for _ in 0..total / batch {
-            submit(&mut self.driver, batch)?;
+            submit(&mut self.driver, batch, &mut self.kicks)?;
             let served = self.device.serve()?;
             let reaped = self.driver.reap()?;
             if (served, reaped) != (batch, batch) {
@@ -59,14 +60,14 @@ impl<D: Driver, H: Answers> Subject for Pair<D, H> {
     }
 
     fn on_two_threads(&mut self, duo: &Duo, total: usize, batch: usize) -> Outcome<Duration> {
-        let Self { driver, device, shape } = self;
-        let in_flight_max = if batch == 1 { 1 } else { QUEUE_SIZE / shape.descriptors() };
+        let Self { driver, device, shape, kicks } = self;
+        let in_flight_max = if batch == 1 { 1 } else { QUEUE_SIZE / shape.slots() };
         duo.run(
             |stop| device.serve_until(stop),
             || {
                 // Both threads are to be at it, and their caches warm.
-                exchange(driver, warm_up(total, batch), batch, in_flight_max)?;
-                exchange(driver, total, batch, in_flight_max)
+                exchange(driver, warm_up(total, batch), batch, in_flight_max, kicks)?;
+                exchange(driver, total, batch, in_flight_max, kicks)
             },
         )
     }
@@ -77,9 +78,10 @@ pub fn warm_up(total: usize, batch: usize) -> usize {
     total.div_ceil(8).next_multiple_of(batch)
 }
 
-fn submit(driver: &mut impl Driver, batch: usize) -> Outcome<()> {
-    if driver.submit(batch)? {
-        return Err("the device asked for a notification".into());
+fn submit(driver: &mut impl Driver, batch: usize, kicks: &mut usize) -> Outcome<()> {
+    *kicks += usize::from(driver.submit(batch)?);
+    if *kicks > NOTIFICATIONS_MAX {
+        return Err("the device asked for notifications".into());
     }
     Ok(())
 }
@@ -89,12 +91,13 @@ fn exchange(
     total: usize,
     batch: usize,
     in_flight_max: usize,
+    kicks: &mut usize,
 ) -> Outcome<Duration> {
     let (mut submitted, mut completed, mut looks) = (0, 0, 0_u32);
     let started = Instant::now();
     while completed < total {
         while submitted < total && submitted - completed + batch <= in_flight_max {
-            submit(driver, batch)?;
+            submit(driver, batch, kicks)?;
             submitted += batch;
         }
         let reaped = driver.reap()?;

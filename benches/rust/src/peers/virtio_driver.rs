@@ -119,6 +119,9 @@ fn new(
     features: VirtioFeatureFlags,
     shape: Shape,
 ) -> Outcome<(Requests, RingAddresses)> {
+    if shape == Shape::ThreeIndirect {
+        return Err("it has no indirect descriptors".into());
+    }
     let layout = VirtqueueLayout::new::<()>(1, QUEUE_SIZE, features)?;
     let region = space.alloc(layout.end_offset, 4096)?;
     // SAFETY: the bytes are the region's, which `Requests` keeps as long as the ring, and no other
@@ -149,10 +152,13 @@ fn request(start: usize, shape: Shape, index: usize) -> Vec<(iovec, bool)> {
 }
 
 /// Its split ring.
-pub fn virtio_driver_split(shape: Shape) -> Outcome<Box<dyn Subject>> {
+pub fn virtio_driver_split(shape: Shape, event_idx: bool) -> Outcome<Box<dyn Subject>> {
     let space = identity_space()?;
-    let (driver, addresses) = new(&space, VirtioFeatureFlags::VERSION_1, shape)?;
-    let device = Device::split(&space, &addresses, RingFeatures::default())?;
+    let mut features = VirtioFeatureFlags::VERSION_1;
+    features.set(VirtioFeatureFlags::RING_EVENT_IDX, event_idx);
+    let (driver, addresses) = new(&space, features, shape)?;
+    let features = RingFeatures { event_idx, ..RingFeatures::default() };
+    let device = Device::split(&space, &addresses, features)?;
     Ok(Box::new(Pair::new(driver, device, shape)))
 }
 
