@@ -1,5 +1,7 @@
 """The disks that the contract suite runs on. A new transport joins with one entry in TARGETS."""
 
+import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -120,6 +122,19 @@ def serve_qemu(options: str) -> Callable[[Path], AbstractContextManager[str]]:
     return serve
 
 
+def qemu_knows(name: str) -> bool:
+    """Whether the disk of the QEMU that is installed has a property of that name."""
+    program = shutil.which("qemu-system-x86_64")
+    if program is None:
+        return False  # Its other targets say so.
+    command = [program, "-device", "virtio-blk-pci,help"]
+    listed = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    return any(line.strip().startswith(f"{name}=") for line in listed.splitlines())
+
+
+IN_ORDER_ON_QEMU = "in_order=on&indirect_desc=off&queue_size=512&num_queues=2"
+"""QEMU 10.0 loses requests that fill their ring, and some of a ring of the largest size."""
+
 TARGETS = [
     Target("memory", serve_memory, "software", keeps_content=False),
     Target(
@@ -177,3 +192,15 @@ TARGETS = [
     ),
     Target("qemu-q35-root-port", serve_qemu("machine=q35&iothread=on"), "qemu", rings=("native",)),
 ]
+
+# From QEMU 10 on. That others say clearly that they have none: tests/interop.
+if qemu_knows("in_order"):
+    TARGETS += [
+        Target("qemu-in-order", serve_qemu(IN_ORDER_ON_QEMU), "qemu", ring_format="split-in-order"),
+        Target(
+            "qemu-packed-in-order",
+            serve_qemu(f"packed=on&{IN_ORDER_ON_QEMU}"),
+            "qemu",
+            ring_format="packed-in-order",
+        ),
+    ]

@@ -228,9 +228,9 @@ LOST_AFTER_S = 0.5
 def test_in_order_loses_requests_that_fill_the_ring_and_a_reset_brings_the_disk_back(
     tmp_path: Path, known_properties: frozenset[str], ring_size: int, options: str
 ) -> None:
-    """QEMU 10.0 never returns them, nor those of a packed ring whose size is no power of two. Later
-    ones may; what matters is that it comes to a clear end here, and that nothing is lost for good.
-    """
+    """QEMU 10.0 never returns them, nor some of a packed ring whose size is no power of two, nor
+    some of a ring as large as the device's largest if they end out of order. Later ones may; what
+    matters is that it comes to a clear end here, and that nothing is lost for good."""
     address = f"qemu:{numbered_disk(tmp_path)}?interface=modern&in_order=on{options}"
     if "in_order" not in known_properties:
         with pytest.raises(vioblk.TransportError, match="in_order is known from QEMU 10 on"):

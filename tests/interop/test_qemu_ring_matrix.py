@@ -35,7 +35,7 @@ class Format(NamedTuple):
     in_order: bool
     ring_size: int
     """A packed ring has any number of descriptors (VIRTIO 1.4, 2.8 Packed Virtqueues); with
-    IN_ORDER, QEMU 10.0 can do powers of two only (test_qemu_behaviour)."""
+    IN_ORDER, QEMU 10.0 can do powers of two only, below its largest (test_qemu_behaviour)."""
 
     @property
     def most(self) -> int:
