@@ -1,7 +1,9 @@
 """The thread that watches an eventfd, and how it ends."""
 
+import errno
 import gc
 import os
+import select
 import threading
 from collections.abc import Iterator
 
@@ -51,6 +53,16 @@ def test_one_that_cannot_start_leaves_nothing_behind(
     with no_leaks(), monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", refuse)
         with pytest.raises(RuntimeError, match="start new thread"):
+            EventWatcher(fd, lambda: None, "watcher")
+
+
+def test_one_that_can_have_no_epoll_says_so(fd: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(size: int) -> None:
+        raise OSError(errno.EMFILE, "too many open files")
+
+    with no_leaks(), monkeypatch.context() as patch:
+        patch.setattr(select, "epoll", refuse)
+        with pytest.raises(OSError, match="too many open files"):
             EventWatcher(fd, lambda: None, "watcher")
 
 

@@ -4,7 +4,7 @@ import os
 import select
 import weakref
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from threading import Thread, current_thread
 from typing import Final
 
@@ -22,24 +22,28 @@ class EventWatcher:
     def __init__(
         self, fd: int, callback: Callable[[], None], name: str, *, shared: bool = False
     ) -> None:
-        own_fd = os.dup(fd)
-        try:
+        with ExitStack() as undo:
+            own_fd = os.dup(fd)
+            undo.callback(os.close, own_fd)
             stop_fd, stopper_fd = os.pipe()
-        except BaseException:
-            os.close(own_fd)
-            raise
-        self._thread = Thread(
-            target=_watch, args=(own_fd, stop_fd, callback, shared), name=name, daemon=True
-        )
-        self._stop = weakref.finalize(self, _stop, stopper_fd, os.getpid())
-        self._stop.atexit = False
+            undo.callback(os.close, stop_fd)
+            self._stop = weakref.finalize(self, _stop, stopper_fd, os.getpid())
+            self._stop.atexit = False
+            undo.callback(self._stop)
+            # Here, and not on the thread: if there is none to be had, the caller is told.
+            poller = undo.enter_context(select.epoll(2))
+            # An edge is a signal, whether or not those before it have been read.
+            poller.register(own_fd, select.EPOLLIN | (select.EPOLLET if shared else 0))
+            poller.register(stop_fd, select.EPOLLIN)
+            ends = undo.pop_all()
+        arguments = (poller, own_fd, stop_fd, callback, shared)
+        self._thread = Thread(target=_watch, args=arguments, name=name, daemon=True)
         try:
             self._thread.start()
-        except BaseException:
-            self._stop()
-            os.close(own_fd)
-            os.close(stop_fd)
+        except RuntimeError:
+            ends.close()  # There is no thread to be had.
             raise
+        # Any other exception is one of a signal handler: the thread may run, and these are its own.
 
     def close(self, *, wait: bool = True) -> None:
         """No call is under way once this returns, unless a call does it or takes too long.
@@ -59,17 +63,16 @@ def _stop(stopper_fd: int, owner_pid: int) -> None:
     os.close(stopper_fd)
 
 
-def _watch(fd: int, stop_fd: int, callback: Callable[[], None], shared: bool) -> None:
+def _watch(
+    poller: select.epoll, fd: int, stop_fd: int, callback: Callable[[], None], shared: bool
+) -> None:
     try:
-        with select.epoll(2) as poller:
-            # An edge is a signal, whether or not those before it have been read.
-            poller.register(fd, select.EPOLLIN | (select.EPOLLET if shared else 0))
-            poller.register(stop_fd, select.EPOLLIN)
-            while not any(ready == stop_fd for ready, _ in poller.poll()):
-                if not shared:
-                    with suppress(BlockingIOError):
-                        os.eventfd_read(fd)
-                callback()
+        while not any(ready == stop_fd for ready, _ in poller.poll()):
+            if not shared:
+                with suppress(BlockingIOError):
+                    os.eventfd_read(fd)
+            callback()
     finally:
+        poller.close()
         os.close(fd)
         os.close(stop_fd)
