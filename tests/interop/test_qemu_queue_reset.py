@@ -1,5 +1,8 @@
 """One queue of QEMU's disk is reset while the others go on."""
 
+import math
+import os
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -55,6 +58,26 @@ def test_a_queue_is_reset_only_when_qemu_has_let_go_of_its_requests(
         disk.queue.run(again)
         assert again.data == content_of(3)
         other.run(disk.request(RequestType.IN, 9, in_bytes=512))
+
+
+def test_a_queue_is_not_reset_while_a_notification_is_on_its_way(tmp_path: Path) -> None:
+    """QEMU could begin on requests between the look at what it has and the reset."""
+    signal_fd, leave = os.eventfd(1, os.EFD_NONBLOCK), threading.Event()
+    with raw_disk(f"qemu:{numbered_disk(tmp_path)}?interface=modern") as disk:
+        pump = disk.platform.machine.pump
+        pump.add(signal_fd, lambda: assert_set(leave), counter=True)
+        with pytest.raises(vioblk.ResetTimeoutError, match="has not taken a notification"):
+            disk.device.reset_queue(0, timeout_s=HASTY_S)
+        assert disk.platform.queue_status(0)["vring-num"] == 64, "nobody has reset it"
+        leave.set()
+        assert disk.device.reset_queue(0, 16, timeout_s=math.inf) == []
+        assert disk.platform.queue_status(0)["vring-num"] == 16
+        pump.remove(signal_fd)
+        os.close(signal_fd)
+
+
+def assert_set(event: threading.Event) -> None:
+    assert event.wait(WAIT_S)
 
 
 @clause("VQRESET-03", "PCI-VQRESET-02", "PCI-VQRESET-03")

@@ -1,5 +1,6 @@
 """The thread that turns signals into calls."""
 
+import math
 import os
 import threading
 from collections.abc import Iterator
@@ -47,14 +48,14 @@ def test_a_flush_waits_for_the_calls_of_earlier_signals_and_no_longer_than_told(
         assert leave.wait(WAIT_S)
         left.set()
 
-    pump.flush(WAIT_S)  # There is no thread yet, and nobody who could be late.
+    assert pump.flush(WAIT_S)  # There is no thread yet, and nobody who could be late.
     pump.add(eventfd, call, counter=True)
     os.eventfd_write(eventfd, 1)
     assert entered.wait(WAIT_S)
-    pump.flush(0.01)
+    assert not pump.flush(0.01)
     assert not left.is_set()
     leave.set()
-    pump.flush(WAIT_S)
+    assert pump.flush(math.inf)
     assert left.is_set()
 
 

@@ -105,7 +105,12 @@ class QemuPlatform(DeviceControls):
         """
         deadline = time.monotonic() + timeout_s
         # What was rung before must not be heard between the look and the reset.
-        self.machine.pump.flush(max(0.0, deadline - time.monotonic()))
+        if not self.machine.pump.flush(timeout_s):
+            raise ResetTimeoutError(
+                f"queue {index} was not reset: QEMU has not taken a notification of it within "
+                f"{timeout_s:g} s, and could begin on its requests meanwhile; try again, or reset "
+                "the disk"
+            )
         interval_s = SETTLE_INTERVAL_MIN_S
         while count := self.queue_status(index)["inuse"]:
             if time.monotonic() >= deadline:

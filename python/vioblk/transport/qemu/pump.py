@@ -6,7 +6,7 @@ import time
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
-from threading import Event, Lock, RLock, Thread, current_thread
+from threading import TIMEOUT_MAX, Event, Lock, RLock, Thread, current_thread
 from typing import Final
 
 from vioblk.errors import DeviceGoneError, TransportError
@@ -53,21 +53,25 @@ class Pump:
             if self._state is not None:
                 self._state.remove(fd)
 
-    def flush(self, timeout_s: float) -> None:
-        """Wait, at most `timeout_s`, until the calls for all signals of before have been made."""
-        if self._thread is None or not self._thread.is_alive():
-            return  # Nobody calls, or will call.
-        deadline = time.monotonic() + timeout_s
+    def flush(self, timeout_s: float) -> bool:
+        """Wait, at most `timeout_s`, until the calls for all signals of before have been made;
+        whether they have."""
+        deadline = time.monotonic() + min(timeout_s, TIMEOUT_MAX)
         # Signals are seen in batches, and what is seen last may be called first in its batch.
-        for _ in range(2):
-            called = Event()
-            fd = os.eventfd(1, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-            try:
-                self.add(fd, called.set, counter=True)
-                called.wait(max(0.0, deadline - time.monotonic()))
-            finally:
-                self.remove(fd)
-                os.close(fd)
+        return all(self._await_call(deadline) for _ in range(2))
+
+    def _await_call(self, deadline: float) -> bool:
+        """Wait for a call that is asked for now."""
+        if self._thread is None or not self._thread.is_alive():
+            return True  # Nobody calls, or will call.
+        called = Event()
+        fd = os.eventfd(1, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        try:
+            self.add(fd, called.set, counter=True)
+            return called.wait(max(0.0, deadline - time.monotonic()))
+        finally:
+            self.remove(fd)
+            os.close(fd)
 
     def close(self) -> None:
         """End the thread. Idempotent; one that is in a call for too long is left to itself."""
