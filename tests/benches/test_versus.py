@@ -1,6 +1,7 @@
 """The arithmetic of the figures that set rings beside each other."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -40,9 +41,21 @@ def test_rounds_that_are_missing_on_one_side_are_noticed() -> None:
         versus.ratio([1.0, 2.0], [1.0, 2.0, 3.0])
 
 
-def test_results_name_the_shape_and_the_target() -> None:
-    cases = versus.parse([row("packed", [1.0, 1.0]), row("split", [2.0, 2.0])])
-    [result] = versus.results(cases)["results"]
-    assert result["name"] == "packed_vs_split_2threads"
-    assert result["shape"] == CASE._asdict()
-    assert (result["ratio"]["median"], result["target"]) == (2.0, 1.5)
+def test_results_name_the_case_and_the_target() -> None:
+    lines = [row("split-in-order", [1.0, 1.0]), row("split", [2.0, 2.0])]
+    [result] = versus.results(versus.parse(lines))["results"]
+    assert result["name"] == "inorder_vs_split_2threads"
+    assert result["case"] == CASE._asdict()
+    assert result["headline"]
+    assert (result["ratio"]["median"], result["target"]) == (2.0, 1.2)
+
+
+def test_a_claim_without_a_shape_is_about_the_one_that_does_worst() -> None:
+    other = CASE._replace(batch=1)
+    found = {
+        CASE: versus.ratio([1.0, 1.0], [2.0, 2.0]),
+        other: versus.ratio([1.0, 1.0], [0.9, 0.9]),
+    }
+    assert CLAIM.headline(found) == other
+    about_batches = replace(CLAIM, shape=CASE.shape)
+    assert about_batches.headline(found) == CASE

@@ -7,6 +7,8 @@ use crate::{Driver, Duo, Outcome, QUEUE_SIZE, Shape};
 
 /// Nothing takes this long unless a request was lost.
 const LOST: Duration = Duration::from_secs(20);
+/// The driver submits no fewer at once, unless the batch itself is smaller.
+const LEAST: usize = 16;
 /// Looks at the ring between two looks at the clock.
 const LOOKS: u32 = 1 << 20;
 
@@ -20,8 +22,8 @@ pub trait Subject {
     fn on_one_thread(&mut self, total: usize, batch: usize) -> Outcome<Duration>;
 
     /// The device on the other thread of `duo`; both look for work without pause. In batches of 1
-    /// the driver waits for each request before the next; else it keeps the ring filled: a batch
-    /// is submitted as soon as its descriptors are free.
+    /// the driver waits for each request before the next; else it keeps the ring filled, and submits
+    /// the next batch, or as much of it as fits, while the device is at the one before.
     fn on_two_threads(&mut self, duo: &Duo, total: usize, batch: usize) -> Outcome<Duration>;
 }
 
@@ -96,9 +98,14 @@ fn exchange(
     let (mut submitted, mut completed, mut looks) = (0, 0, 0_u32);
     let started = Instant::now();
     while completed < total {
-        while submitted < total && submitted - completed + batch <= in_flight_max {
-            submit(driver, batch, kicks)?;
-            submitted += batch;
+        loop {
+            let (left, room) = (total - submitted, in_flight_max - (submitted - completed));
+            let count = batch.min(room).min(left);
+            if count == 0 || count < batch.min(LEAST).min(left) {
+                break;
+            }
+            submit(driver, count, kicks)?;
+            submitted += count;
         }
         let reaped = driver.reap()?;
         completed += reaped;
