@@ -327,14 +327,23 @@ def test_platform_features_are_declined_where_the_transport_cannot(bit: int) -> 
     assert reason(negotiation, bit) == "the transport cannot do it"
 
 
-@pytest.mark.parametrize("bit", sorted(RING))
+@pytest.mark.parametrize("bit", sorted(RING | {Feature.IN_ORDER}))
 def test_ring_features_are_accepted_where_the_ring_can(bit: int) -> None:
-    assert bit in run(MODERN | {bit}).accepted
+    assert bit in run(MODERN | {bit}, Wish(ring_features=EITHER_RING)).accepted
     negotiation = run(MODERN | {bit}, Wish(ring_features=frozenset()))
     assert bit not in negotiation.accepted
     assert reason(negotiation, bit) == "this ring's queue runs without it"
     with pytest.raises(NegotiationError, match="this ring's queue runs without it"):
         run(MODERN | {bit}, Wish(ring_features=frozenset()), force_on={bit})
+
+
+def test_a_driver_that_does_not_say_so_gets_no_ring_that_it_may_not_know_of() -> None:
+    """It builds a plain split ring of the parts that it is handed, and would ignore the rest."""
+    everything = frozenset(Feature)
+    accepted = run(everything, transport_features=everything).accepted
+    assert accepted & EITHER_RING == {Feature.INDIRECT_DESC, Feature.EVENT_IDX}
+    with pytest.raises(NegotiationError, match="this ring's queue runs without it"):
+        run(everything, transport_features=everything, force_on={Feature.IN_ORDER})
 
 
 @clause("RSVD-06")
@@ -429,8 +438,7 @@ def test_the_legacy_interface_has_no_more_than_32_features(
 
 
 def test_version_1_can_be_neither_required_nor_forced_on_the_legacy_interface() -> None:
-    known = RING - {Feature.IN_ORDER}  # the legacy interface has no such bit
-    assert run({BlockFeature.FLUSH} | RING, legacy=True).accepted == known
+    assert run({BlockFeature.FLUSH} | RING, legacy=True).accepted == RING
     with pytest.raises(NegotiationError, match=r"version_1 is forced on .* 0 to 31 only"):
         run(RING, force_on=MODERN, legacy=True)
     with pytest.raises(NegotiationError, match=r"version_1 is forced on .* 0 to 31 only"):

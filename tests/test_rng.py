@@ -64,6 +64,14 @@ def test_as_many_bytes_come_as_were_asked_for(
     assert max(script.asked) <= REQUEST_BYTES_MAX
 
 
+def test_the_bytes_of_a_device_that_works_in_order_come_as_well(open_device: OpenDevice) -> None:
+    source, script = open_device(in_order=True)
+    for _ in range(2 * RING_SIZE_MAX + 1):
+        assert source.read(64) == honest(64).data
+    assert script.asked == [64] * (2 * RING_SIZE_MAX + 1)
+    assert source.device.has(Feature.IN_ORDER)
+
+
 @pytest.mark.parametrize(("count", "size"), [(0, 256), (1, 0)])
 def test_a_device_without_a_queue_is_not_used(
     ring: RingName, count: int, size: int, monkeypatch: pytest.MonkeyPatch

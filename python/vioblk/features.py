@@ -61,12 +61,13 @@ PLATFORM: Final = frozenset(
 )
 """They ask something of the transport; one that can do it has them in `transport_features`."""
 
-RING: Final = frozenset({Feature.INDIRECT_DESC, Feature.EVENT_IDX, Feature.IN_ORDER})
-"""What the rings of this package can do, of either format."""
+RING: Final = frozenset({Feature.INDIRECT_DESC, Feature.EVENT_IDX})
+"""What a driver can use that builds a split ring of the parts that it is handed. A driver that asks
+for no more need not know of what came later."""
 
-EITHER_RING: Final = RING | {Feature.RING_PACKED}
-"""What a driver wishes that can use a ring of either format. RING_PACKED asks something of the
-transport as well, so one that can do it has it in `transport_features`."""
+EITHER_RING: Final = RING | {Feature.RING_PACKED, Feature.IN_ORDER}
+"""What a driver wishes that can use a ring of either format, in order or not. RING_PACKED asks
+something of the transport as well, so one that can do it has it in `transport_features`."""
 
 NOT_SUPPORTED: Final[Mapping[int, str]] = MappingProxyType(
     {

@@ -176,8 +176,10 @@ class EntropyDriver:
 
     def wish(self, offered: FeatureSet) -> Wish:
         """The device type has no features of its own (VIRTIO 1.4, 5.4.3 Feature bits)."""
-        fenced = self._ring_name == "native"
-        return Wish(ring_features=RING if fenced else RING - {Feature.EVENT_IDX})
+        ring_features = RING | {Feature.IN_ORDER}
+        if self._ring_name == "reference":
+            ring_features -= {Feature.EVENT_IDX}  # That takes a fence, and Python has none.
+        return Wish(ring_features=ring_features)
 
     def check(self, device: VirtioDevice) -> None:
         """Nothing to object to."""

@@ -50,11 +50,14 @@ class EntropyScript(Script):
         interrupts: bool = True,
         legacy: bool = False,
         event_idx: bool = False,
+        in_order: bool = False,
     ) -> None:
-        """With `event_idx` it can miss a notification, once in a blue moon: Python has no fence."""
+        """With `event_idx` it can miss a notification, once in a blue moon: Python has no fence.
+        It works in order in any case; `in_order` says so."""
         offered: set[int] = {Feature.INDIRECT_DESC}
         offered |= set() if legacy else {Feature.VERSION_1}
         offered |= {Feature.EVENT_IDX} if event_idx else set()
+        offered |= {Feature.IN_ORDER} if in_order else set()
         super().__init__(frozenset(offered), queues=1)
         self.legacy_align = 4096 if legacy else None
         self.answers = answers

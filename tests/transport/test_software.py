@@ -20,7 +20,7 @@ from vioblk.address import parse_address, sort_options
 from vioblk.block.features import BLOCK_DEVICE_TYPE, BlockFeature
 from vioblk.device import ConfigField, VirtioDevice
 from vioblk.errors import AddressError, NegotiationError, ResetTimeoutError, StateError
-from vioblk.features import Feature, FeatureSet, Wish
+from vioblk.features import RING, Feature, FeatureSet, Wish
 from vioblk.ring import Chain
 from vioblk.status import DeviceState
 from vioblk.transport import SCHEMES, back_end, connect
@@ -68,7 +68,10 @@ def offered(transport: SoftwareTransport) -> FeatureSet:
 
 
 def start(transport: SoftwareTransport, ring: str = "native") -> tuple[VirtioDevice, PlainDriver]:
-    wish = Wish(wanted=frozenset(BlockFeature) - {BlockFeature.ZONED})
+    wish = Wish(
+        wanted=frozenset(BlockFeature) - {BlockFeature.ZONED},
+        ring_features=RING | {Feature.IN_ORDER},
+    )
     device, driver = VirtioDevice(transport), PlainDriver([], wish=wish, ring=ring)
     device.initialize(driver)
     return device, driver
