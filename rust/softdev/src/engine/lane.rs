@@ -180,8 +180,7 @@ impl Lane {
     ) -> Result<(), Violation> {
         let twist = match strike {
             Some(Strike { fault: Fault::Silence, .. }) => {
-                self.held.push(Held::Kept(pass.chain.head));
-                return Ok(());
+                return self.hold(Held::Kept(pass.chain.head));
             }
             Some(Strike { fault: Fault::Status, value }) => Twist::Refuse(value as u8),
             Some(Strike { fault: Fault::GarbageStatus, value: 0 }) => {
@@ -193,13 +192,24 @@ impl Lane {
         let done = answer(pass, twist)?;
         let outcome = Outcome { done, strike };
         if matches!(strike, Some(Strike { fault: Fault::Delay, .. })) {
-            self.held.push(Held::Delayed(outcome));
+            self.hold(Held::Delayed(outcome))?;
             self.owed_kicks = self.kick_owed.into();
         } else if self.in_order && !self.held.is_empty() {
-            self.held.push(Held::Delayed(outcome));
+            self.hold(Held::Delayed(outcome))?;
         } else {
             self.give_back(outcome, &mut pass.tally);
         }
+        Ok(())
+    }
+
+    /// Each that is held back is outstanding, so a driver that keeps the rules has no more of them
+    /// than descriptors. A split ring by itself would not notice: it has taken them all.
+    fn hold(&mut self, held: Held) -> Result<(), Violation> {
+        let size = self.ring.size();
+        if self.held.len() == usize::from(size) {
+            return Err(Violation::TooManyHeldBack { size });
+        }
+        self.held.push(held);
         Ok(())
     }
 

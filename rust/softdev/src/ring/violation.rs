@@ -11,6 +11,7 @@ pub enum Violation {
     AvailableIndexAhead { waiting: u16, size: u16 },
     IndexOutOfRange { index: u16, count: usize },
     ChainTooLong { size: u16 },
+    TooManyHeldBack { size: u16 },
     OutOfOrder { index: u16, expected: u16 },
     ZeroLength { index: u16 },
     NotMapped { address: u64, length: u32 },
@@ -38,6 +39,9 @@ impl fmt::Display for Violation {
             }
             Self::ChainTooLong { size } => {
                 write!(f, "a chain loops or has more descriptors than the queue size, {size}")
+            }
+            Self::TooManyHeldBack { size } => {
+                write!(f, "more chains are held back than the ring has descriptors, {size}")
             }
             Self::OutOfOrder { index, expected } => {
                 write!(f, "descriptor {index} was used with IN_ORDER where {expected} comes next")

@@ -82,6 +82,24 @@ fn nothing_passes_a_chain_that_is_never_used() {
     }
 }
 
+#[test]
+fn a_driver_cannot_have_more_chains_held_back_than_the_ring_has_descriptors() {
+    for format in Format::ALL {
+        // Two reads fill the packed ring, so the device does not even look for a third.
+        let size = if format.packed { 6 } else { 8 };
+        let mut driver = Driver::new(format, size);
+        driver.device.inject(Fault::Delay, u64::MAX, 0, 0).unwrap();
+        for served in (2..14).step_by(2) {
+            driver.serve_reads(2);
+            assert_eq!(driver.violation().is_some(), served > 8 && !format.packed, "{format:?}");
+        }
+        let text = "more chains are held back than the ring has descriptors, 8";
+        assert!(driver.violation().is_none_or(|violation| violation == text));
+        driver.device.clear_faults().unwrap();
+        assert_eq!(driver.counters().completions, if format.packed { 2 } else { 0 });
+    }
+}
+
 /// A split ring with IN_ORDER, for a driver that can break its rules.
 fn split() -> driver::Driver {
     let features = FEATURES | 1 << feature::IN_ORDER;
