@@ -356,6 +356,38 @@ pub fn interrupt_race_with_event_idx<F: Format>() {
     interrupt_race::<F>(EVENTS, 0);
 }
 
+/// The device serves what it sees, which may be one request or both, and perhaps in one batch,
+/// while the driver takes them back one by one, and asks for an interrupt in between. It goes to
+/// sleep only when that finds nothing more.
+pub fn interrupt_race_amid_a_batch<F: Format>(shape: Shape, history: u64) {
+    let (mut driver, mut device) = pair::<F>(shape, history);
+    driver.queue.disarm();
+    driver.submit([history]);
+    let device = thread::spawn(move || {
+        let (mut served, mut interrupts) = (0, 0);
+        while served < 2 {
+            served += device.serve();
+            interrupts += usize::from(device.ring.wants_interrupt());
+            thread::yield_now();
+        }
+        interrupts
+    });
+    driver.submit([history + 1]);
+    let mut reaped = driver.reap_at_most(1);
+    while reaped < 2 && driver.queue.arm().unwrap() {
+        reaped += driver.reap_at_most(1);
+    }
+    let interrupts = device.join().unwrap();
+    assert!(reaped == 2 || interrupts > 0, "{DRIVER_SLEEPS}");
+    while reaped < 2 {
+        let more = driver.reap_at_most(1);
+        assert_eq!(more, 1, "what was used is not found");
+        reaped += more;
+    }
+    driver.assert_reply(history);
+    driver.assert_reply(history + 1);
+}
+
 /// Two requests, the second published while the first is served: both sides move twice.
 pub fn two_requests<F: Format>() {
     let (mut driver, mut device) = pair::<F>(FLAGS, 0);

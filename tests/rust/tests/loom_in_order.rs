@@ -77,6 +77,15 @@ fn no_kick_is_lost_on_a_packed_ring() {
     no_kick_is_lost::<PackedInOrder>();
 }
 
+#[test]
+fn no_interrupt_is_lost_amid_a_batch() {
+    clause!("SPLIT-RECV-01", "PACKED-RECV-01");
+    for shape in [TABLES, TABLES_AND_EVENTS] {
+        check(move || interrupt_race_amid_a_batch::<SplitInOrder>(shape, 1));
+        check(move || interrupt_race_amid_a_batch::<PackedInOrder>(shape, 1));
+    }
+}
+
 fn no_interrupt_is_lost<F: Format>() {
     for shape in [FLAGS, EVENTS] {
         check(move || interrupt_race::<F>(shape, 0));
