@@ -182,7 +182,7 @@ fn a_delay_of_a_threaded_device_ends_with_a_kick() {
     }
 }
 
-pub fn until(what: &str, done: impl Fn() -> bool) {
+pub fn until(what: &str, mut done: impl FnMut() -> bool) {
     let started = Instant::now();
     while !done() {
         assert!(started.elapsed() < LONG, "not {what} after {LONG:?}");

@@ -2,7 +2,7 @@
 
 use softdev::{DeviceError, DeviceOptions, Fault, feature};
 
-use crate::any_ring::{Driver, Format};
+use crate::any_ring::{Driver, Format, Queue};
 use crate::driver::{OK, PENDING, options};
 use crate::life_cycle::until;
 
@@ -80,6 +80,40 @@ fn what_waits_in_a_queue_that_comes_back_is_served_without_a_kick() {
         driver.device.enable_queue(0, driver.queues[0].setup()).unwrap();
         until("served", || driver.counters().completions == 1);
         until("status", || driver.queues[0].status(0) == OK);
+    }
+}
+
+#[test]
+fn once_a_reset_has_returned_nothing_is_touched_however_busy_the_device_was() {
+    for format in Format::ALL {
+        let threaded = DeviceOptions { threaded: true, ..options() };
+        let mut driver = Driver::with(format, 16, 2, RING_RESET, threaded);
+        for round in 0..100 {
+            for sector in 0..4 {
+                driver.queues[0].offer_read(sector);
+            }
+            driver.queues[0].publish();
+            driver.kick(0);
+            // Before it is served, in the midst of that, or after it.
+            let pause = std::time::Instant::now();
+            while pause.elapsed().as_micros() < round {
+                std::hint::spin_loop();
+            }
+            driver.device.reset_queue(0).unwrap();
+            let fresh = driver.fresh_queue(0, 16);
+            let statuses = |queue: &Queue| [0, 1, 2, 3].map(|number| queue.status(number));
+            let before = statuses(&driver.queues[0]);
+            driver.queues[1].offer_read(0);
+            driver.queues[1].publish();
+            driver.kick(1);
+            let queue = &mut driver.queues[1];
+            until("served on the other queue", || queue.reap().is_some());
+            assert_eq!(statuses(&driver.queues[0]), before, "{format:?}");
+            assert_eq!(fresh.used_elements(), [], "{format:?}");
+            driver.queues[0] = fresh;
+            driver.device.enable_queue(0, driver.queues[0].setup()).unwrap();
+        }
+        assert_eq!(driver.violation(), None);
     }
 }
 
