@@ -7,8 +7,9 @@ use crate::{Driver, Duo, Outcome, QUEUE_SIZE, Shape};
 
 /// Nothing takes this long unless a request was lost.
 const LOST: Duration = Duration::from_secs(20);
-/// The driver submits no fewer at once, unless the batch itself is smaller.
-const LEAST: usize = 16;
+/// With a thread for each side, a batch is submitted in steps of so many, for the device to begin
+/// while the rest is put together. The crates that make each chain available by itself do it anyhow.
+const STEP: usize = 16;
 /// Looks at the ring between two looks at the clock.
 const LOOKS: u32 = 1 << 20;
 
@@ -22,16 +23,22 @@ pub trait Subject {
     fn on_one_thread(&mut self, total: usize, batch: usize) -> Outcome<Duration>;
 
     /// The device on the other thread of `duo`; both look for work without pause. In batches of 1
-    /// the driver waits for each request before the next; else it keeps the ring filled, and submits
-    /// the next batch, or as much of it as fits, while the device is at the one before.
+    /// the driver waits for each request before the next; else it keeps the ring filled: it submits
+    /// up to a batch, as far as it fits, then takes back what was used, and so on.
     fn on_two_threads(&mut self, duo: &Duo, total: usize, batch: usize) -> Outcome<Duration>;
 }
+
+/// In cache lines of its own (processors fetch them in pairs), or the two threads would fight for
+/// what is none of the ring.
+#[derive(Debug)]
+#[repr(align(128))]
+struct Apart<T>(T);
 
 /// A driver and its device.
 #[derive(Debug)]
 pub struct Pair<D, H> {
-    driver: D,
-    device: Device<H>,
+    driver: Apart<D>,
+    device: Apart<Device<H>>,
     shape: Shape,
     kicks: usize,
 }
@@ -39,21 +46,21 @@ pub struct Pair<D, H> {
 impl<D: Driver, H: Answers> Pair<D, H> {
     /// The two halves of one ring.
     pub fn new(driver: D, device: Device<H>, shape: Shape) -> Self {
-        Self { driver, device, shape, kicks: 0 }
+        Self { driver: Apart(driver), device: Apart(device), shape, kicks: 0 }
     }
 }
 
 impl<D: Driver, H: Answers> Subject for Pair<D, H> {
     fn driver(&mut self) -> &mut dyn Driver {
-        &mut self.driver
+        &mut self.driver.0
     }
 
     fn on_one_thread(&mut self, total: usize, batch: usize) -> Outcome<Duration> {
         let started = Instant::now();
         for _ in 0..total / batch {
-            submit(&mut self.driver, batch, &mut self.kicks)?;
-            let served = self.device.serve()?;
-            let reaped = self.driver.reap()?;
+            submit(&mut self.driver.0, batch, &mut self.kicks)?;
+            let served = self.device.0.serve()?;
+            let reaped = self.driver.0.reap()?;
             if (served, reaped) != (batch, batch) {
                 return Err(format!("of {batch}, {served} were served, {reaped} reaped").into());
             }
@@ -62,7 +69,7 @@ impl<D: Driver, H: Answers> Subject for Pair<D, H> {
     }
 
     fn on_two_threads(&mut self, duo: &Duo, total: usize, batch: usize) -> Outcome<Duration> {
-        let Self { driver, device, shape, kicks } = self;
+        let Self { driver: Apart(driver), device: Apart(device), shape, kicks } = self;
         let in_flight_max = if batch == 1 { 1 } else { QUEUE_SIZE / shape.slots() };
         duo.run(
             |stop| device.serve_until(stop),
@@ -98,14 +105,12 @@ fn exchange(
     let (mut submitted, mut completed, mut looks) = (0, 0, 0_u32);
     let started = Instant::now();
     while completed < total {
-        loop {
-            let (left, room) = (total - submitted, in_flight_max - (submitted - completed));
-            let count = batch.min(room).min(left);
-            if count == 0 || count < batch.min(LEAST).min(left) {
-                break;
-            }
-            submit(driver, count, kicks)?;
-            submitted += count;
+        let step = batch.min(STEP).min(total - submitted);
+        let mut room = batch.min(in_flight_max - (submitted - completed)).min(total - submitted);
+        while step > 0 && room >= step {
+            submit(driver, step, kicks)?;
+            submitted += step;
+            room -= step;
         }
         let reaped = driver.reap()?;
         completed += reaped;
