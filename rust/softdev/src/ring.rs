@@ -7,6 +7,7 @@ mod chain;
 pub(crate) mod either;
 pub mod packed;
 mod split;
+mod table;
 mod violation;
 
 pub use chain::Chain;

@@ -3,15 +3,14 @@
 //! Buffer ids are the driver's business: they are given back as they came, and nothing here is
 //! looked up by one. How many slots a chain takes is remembered with the chain.
 
-use shm::{
-    PackedBody, PackedDescriptor, PackedDescriptors, PackedUsed, Records, UsedElement, Words, fence,
-};
+use shm::{PackedBody, PackedDescriptor, PackedDescriptors, PackedUsed, UsedElement, Words, fence};
 
+use super::table::Table;
 use super::{
     Chain, Completion, DESCRIPTOR_BYTES, INDIRECT, NEXT, RingAddresses, RingFeatures, Violation,
     WRITE, passes,
 };
-use crate::address_map::{AddressMap, Segment};
+use crate::address_map::AddressMap;
 
 const AVAIL: u16 = 0x80;
 const USED: u16 = 0x8000;
@@ -258,7 +257,7 @@ impl PackedRing {
         }
         let segment =
             map.resolve(address, bytes).ok_or(Violation::NotMapped { address, length })?;
-        let table = Table::open(segment, count, map);
+        let table = Table::<PackedDescriptor>::open(segment, count, map);
         chain.indirect = true;
         for index in 0..count as u16 {
             let PackedDescriptor { addr, len, flags, .. } = table.load(index, map)?;
@@ -480,34 +479,6 @@ impl PackedRing {
         let mut taken = held.to_vec();
         self.look_ahead(|slot, _| taken.push(self.descriptors.load_body(slot).id));
         (0..self.size).rev().find(|id| !taken.contains(id))
-    }
-}
-
-/// An indirect table: typed records where its alignment allows that, else bytes.
-enum Table {
-    Records(Records<PackedDescriptor>),
-    Bytes(Segment),
-}
-
-impl Table {
-    fn open(segment: Segment, count: usize, map: &AddressMap) -> Self {
-        map.records(&segment, count).map_or(Self::Bytes(segment), Self::Records)
-    }
-
-    fn load(&self, index: u16, map: &AddressMap) -> Result<PackedDescriptor, Violation> {
-        let segment = match self {
-            Self::Records(records) => return Ok(records.load(usize::from(index))),
-            Self::Bytes(segment) => segment,
-        };
-        let mut raw = [0; DESCRIPTOR_BYTES];
-        map.read(segment, usize::from(index) * DESCRIPTOR_BYTES, &mut raw)?;
-        let [a0, a1, a2, a3, a4, a5, a6, a7, l0, l1, l2, l3, i0, i1, f0, f1] = raw;
-        Ok(PackedDescriptor {
-            addr: u64::from_le_bytes([a0, a1, a2, a3, a4, a5, a6, a7]),
-            len: u32::from_le_bytes([l0, l1, l2, l3]),
-            id: u16::from_le_bytes([i0, i1]),
-            flags: u16::from_le_bytes([f0, f1]),
-        })
     }
 }
 

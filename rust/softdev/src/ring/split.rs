@@ -2,11 +2,12 @@
 
 use shm::{AvailableElement, Descriptor, Records, UsedElement, Words, fence};
 
+use super::table::Table;
 use super::{
     Chain, Completion, DESCRIPTOR_BYTES, INDIRECT, NEXT, RingAddresses, RingFeatures, Violation,
     WRITE, passes,
 };
-use crate::address_map::{AddressMap, Segment};
+use crate::address_map::AddressMap;
 
 /// The first two words of either ring.
 const FLAGS: usize = 0;
@@ -199,7 +200,7 @@ impl DeviceRing {
         let count = bytes / DESCRIPTOR_BYTES;
         let segment =
             map.resolve(address, bytes).ok_or(Violation::NotMapped { address, length })?;
-        let table = Table::open(segment, count, map);
+        let table = Table::<Descriptor>::open(segment, count, map);
         chain.indirect = true;
         let mut index = 0;
         loop {
@@ -367,39 +368,5 @@ impl DeviceRing {
         let waiting = (0..self.waiting()).map(|n| self.entry(self.next_available.wrapping_add(n)));
         let taken: Vec<u16> = waiting.chain(held.iter().copied()).collect();
         (0..self.size).rev().find(|index| !taken.contains(index))
-    }
-}
-
-/// An indirect table: typed records where its alignment allows that, else bytes. The
-/// specification asks for no alignment.
-enum Table {
-    Records(Records<Descriptor>),
-    Bytes(Segment),
-}
-
-impl Table {
-    fn open(segment: Segment, count: usize, map: &AddressMap) -> Self {
-        map.records(&segment, count).map_or(Self::Bytes(segment), Self::Records)
-    }
-
-    fn load(&self, index: u16, map: &AddressMap) -> Result<Descriptor, Violation> {
-        match self {
-            Self::Records(records) => Ok(records.load(usize::from(index))),
-            Self::Bytes(segment) => {
-                let mut raw = [0; DESCRIPTOR_BYTES];
-                map.read(segment, usize::from(index) * DESCRIPTOR_BYTES, &mut raw)?;
-                Ok(parse_descriptor(&raw))
-            }
-        }
-    }
-}
-
-fn parse_descriptor(raw: &[u8; DESCRIPTOR_BYTES]) -> Descriptor {
-    let [a0, a1, a2, a3, a4, a5, a6, a7, l0, l1, l2, l3, f0, f1, n0, n1] = *raw;
-    Descriptor {
-        addr: u64::from_le_bytes([a0, a1, a2, a3, a4, a5, a6, a7]),
-        len: u32::from_le_bytes([l0, l1, l2, l3]),
-        flags: u16::from_le_bytes([f0, f1]),
-        next: u16::from_le_bytes([n0, n1]),
     }
 }
