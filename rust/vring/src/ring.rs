@@ -48,10 +48,11 @@ pub struct Used {
 ///
 /// With IN_ORDER (VIRTIO 1.4, 2.7.9 and 2.8.8 In-order use of descriptors) one used element gives
 /// back a batch: the chain that it names, and all outstanding ones before it. Those count as used
-/// completely. An element is checked as a whole before anything of its batch is handed out; then
-/// the batch is the driver's, whatever the device writes next. Where `limit` ends a `reap` in the
-/// middle of it, `has_used` knows of the rest, and the next `reap` begins with it; until then the
-/// position that `arm` names is that of the first chain that was not handed out.
+/// completely. An element is checked as a whole before anything of its batch is handed out, and not
+/// looked at again. Where `limit` ends a `reap` in the middle of the batch, `has_used` knows of the
+/// rest, and the next `reap` begins with it (unless a split ring's used index has left what can be,
+/// which breaks the ring there as anywhere); until then the position that `arm` names is that of the
+/// first chain that was not handed out.
 pub trait Ring: Debug + Sized {
     /// Where the parts lie in memory.
     type Layout: Copy + Debug + Send + Sync;
