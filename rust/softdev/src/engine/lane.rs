@@ -1,6 +1,8 @@
 //! One queue at work: chains in, requests carried out, used elements and notifications out; with
 //! the faults that strike at completions.
 
+use std::collections::VecDeque;
+
 use crate::address_map::AddressMap;
 use crate::block::{Disk, Twist};
 use crate::counters::Counters;
@@ -25,7 +27,7 @@ pub(super) struct Lane {
     /// Whether a chain that is held back holds back all behind it (IN_ORDER).
     in_order: bool,
     /// What faults hold back, in the order in which it became available.
-    held: Vec<Held>,
+    held: VecDeque<Held>,
     /// The id that was given back last.
     last_id: Option<u32>,
     /// A fault makes the lane look at no chain any more.
@@ -76,7 +78,7 @@ impl Lane {
             ring,
             waiting: 0,
             in_order,
-            held: Vec::new(),
+            held: VecDeque::new(),
             last_id: None,
             deaf: false,
             kicked: false,
@@ -111,7 +113,7 @@ impl Lane {
     pub(super) fn awaits_kick(&self) -> bool {
         let is_delayed = |held: &Held| matches!(held, Held::Delayed(_));
         if self.in_order {
-            self.held.first().is_some_and(is_delayed)
+            self.held.front().is_some_and(is_delayed)
         } else {
             self.held.iter().any(is_delayed)
         }
@@ -121,12 +123,13 @@ impl Lane {
     pub(super) fn release(&mut self, index: usize, wires: &Wires) {
         let mut tally = Counters::default();
         let mut barred = false;
-        for held in std::mem::take(&mut self.held) {
-            match held {
-                Held::Delayed(outcome) if !barred => self.give_back(outcome, &mut tally),
-                _ => {
+        // Once around, so that faults still see what comes later, and what stays.
+        for _ in 0..self.held.len() {
+            match self.held.pop_front() {
+                Some(Held::Delayed(outcome)) if !barred => self.give_back(outcome, &mut tally),
+                stays => {
                     barred = self.in_order;
-                    self.held.push(held);
+                    self.held.extend(stays);
                 }
             }
         }
@@ -209,7 +212,7 @@ impl Lane {
         if self.held.len() == usize::from(size) {
             return Err(Violation::TooManyHeldBack { size });
         }
-        self.held.push(held);
+        self.held.push_back(held);
         Ok(())
     }
 

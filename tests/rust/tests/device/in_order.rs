@@ -83,6 +83,21 @@ fn nothing_passes_a_chain_that_is_never_used() {
 }
 
 #[test]
+fn an_id_that_is_not_outstanding_is_none_that_comes_back_later() {
+    let mut driver = Driver::new(Format::SPLIT_IN_ORDER, 16);
+    driver.serve_reads(2);
+    driver.queues[0].reap_all();
+    driver.device.inject(Fault::Delay, 1, 0, 0).unwrap();
+    driver.device.inject(Fault::IdNotOutstanding, 1, 1, 0).unwrap();
+    let ids = driver.serve_reads(4);
+    assert_eq!(ids[3], 15, "as high as a number can be");
+    driver.kick(0);
+    driver.device.serve(usize::MAX).unwrap();
+    let named: Vec<u32> = driver.queues[0].used_elements().iter().map(|each| each.1).collect();
+    assert_eq!(named[2..], [ids[0].into(), 14, ids[3].into(), 0], "two are shown by one");
+}
+
+#[test]
 fn a_driver_cannot_have_more_chains_held_back_than_the_ring_has_descriptors() {
     for format in Format::ALL {
         // Two reads fill the packed ring, so the device does not even look for a third.
