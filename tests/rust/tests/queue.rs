@@ -386,6 +386,48 @@ fn a_polled_queue_waits_by_looking_and_asks_for_no_interrupt() {
 }
 
 #[test]
+fn who_waits_is_told_at_once_how_the_queue_waits_from_now_on() {
+    // A wait that only ends with its tick calls it. On a busy machine the tick can come first.
+    let prompt = (0..20).any(|_| {
+        let (rig, mut device) = Rig::new();
+        let ticks = AtomicUsize::new(0);
+        let tick = || {
+            ticks.fetch_add(1, Relaxed);
+            Ok::<(), QueueError>(())
+        };
+        let finish = |execution| rig.queue.finish(execution, Some(Instant::now() + LONG), tick);
+        let executions = [rig.begin([1]), rig.begin([2])];
+        assert_eq!(device.take(), [1, 2]);
+        thread::scope(|scope| {
+            let waiting = scope.spawn(|| finish(&executions[0]));
+            rig.until_armed();
+            assert!(rig.queue.set_polling(true) && rig.queue.polling());
+            assert_ne!(rig.available_flags.load(0), 0, "an interrupt is asked for still");
+            device.complete_silently(1);
+            assert!(!device.ring.wants_interrupt());
+            assert_eq!(join(waiting), Ok(statuses_of([1])));
+            // And back: the one that looks, or naps, asks for an interrupt then.
+            let waiting = scope.spawn(|| finish(&executions[1]));
+            assert!(rig.queue.set_polling(false) && !rig.queue.polling());
+            rig.until_armed();
+            device.complete(1);
+            assert_eq!(join(waiting), Ok(statuses_of([2])));
+        });
+        ticks.load(Relaxed) == 0
+    });
+    assert!(prompt, "who waited was not told");
+}
+
+#[test]
+fn a_queue_without_an_interrupt_is_polled_whatever_it_is_told() {
+    let (rig, mut device) = Rig::polled();
+    assert!(rig.queue.polling());
+    assert!(rig.queue.set_polling(true));
+    assert!(!rig.queue.set_polling(false) && rig.queue.polling());
+    rig.assert_works_with(&mut device);
+}
+
+#[test]
 fn a_polled_queue_lets_its_owner_act_about_every_tick() {
     let (rig, mut device) = Rig::polled();
     let execution = rig.begin([1]);
