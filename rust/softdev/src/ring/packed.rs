@@ -434,10 +434,15 @@ impl PackedRing {
     /// before it.
     pub(crate) fn is_at_most(&self, announced: u16, available: u16) -> bool {
         let size = u32::from(self.size);
-        // The counter starts at 1, so that is the first of two laps.
-        let number = |word: u16| u32::from(word & 0x7fff) + if word >> 15 == 1 { 0 } else { size };
-        let behind = (number(available) + 2 * size - number(announced)) % (2 * size);
-        u32::from(announced & 0x7fff) < size && behind <= size
+        // The counter starts at 1, so that is the first of two laps. A slot that there is not has
+        // no number.
+        let number = |word: u16| {
+            let (slot, lap) = (u32::from(word & 0x7fff), u32::from(word >> 15 ^ 1));
+            (slot < size).then_some(lap * size + slot)
+        };
+        let behind = |place: u32, before: u32| (place + 2 * size - before) % (2 * size);
+        let places = number(available).zip(number(announced));
+        places.is_some_and(|(place, before)| behind(place, before) <= size)
     }
 
     /// Mark `count` descriptors more as used, with an id that was just given back: a fault. No

@@ -325,6 +325,23 @@ fn notification_data_may_lag_and_never_leads() {
 }
 
 #[test]
+fn notification_data_of_a_packed_ring_names_a_place_of_the_last_lap() {
+    let features = 1 << feature::NOTIFICATION_DATA | 1 << feature::RING_PACKED;
+    let mut bar = Bar::offering(features);
+    bar.start(FEATURES | features);
+    // The ring, of 8, is as it was made: all of the lap before the first one counts as passed.
+    for announced in 0..=u32::from(u16::MAX) {
+        bar.set(bar.doorbell(), Bits32, announced << 16);
+        if announced < 8 || announced == 1 << 15 {
+            bar.assert_clean();
+        } else {
+            let words = format!("announces {announced:#x}, but its next available position is");
+            assert_says(&bar.violation(), &words);
+        }
+    }
+}
+
+#[test]
 fn nothing_is_notified_before_driver_ok_or_after_a_reset() {
     let mut bar = Bar::offering(0);
     bar.negotiate(FEATURES);
