@@ -107,7 +107,10 @@ impl Service {
     pub(crate) fn hear_kick(&self, engine: &mut Engine, index: usize) {
         let count = self.wires.kicks.get(index).map_or(0, EventFd::drain);
         if count > 0 {
-            self.wires.counters().kicks += count;
+            // The driver can add any number to its eventfd.
+            let mut counters = self.wires.counters();
+            counters.kicks = counters.kicks.saturating_add(count);
+            drop(counters);
             if self.wires.is_live() {
                 engine.hear_kicks(index, count, &self.wires);
             }

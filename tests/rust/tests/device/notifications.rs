@@ -1,5 +1,7 @@
 //! Suppression both ways (VIRTIO 1.4, 2.7.7 and 2.7.10), and what the counters say of it.
 
+use std::io::Write;
+
 use softdev::DeviceOptions;
 
 use crate::driver::*;
@@ -109,6 +111,18 @@ fn kicks_are_counted_one_by_one_and_do_no_harm_for_nothing() {
     assert_eq!(driver.device.serve(usize::MAX).unwrap(), 0);
     assert_eq!(driver.counters().kicks, 5);
     batch(&mut driver, 1);
+}
+
+#[test]
+fn more_kicks_than_can_be_counted_are_kicks_like_others() {
+    let mut driver = Driver::new(options(), FEATURES, 8);
+    let fd = shm::duplicate_fd(driver.device.kick_fd(0).unwrap()).unwrap();
+    let mut kick = std::fs::File::from(fd);
+    for _ in 0..2 {
+        kick.write_all(&(u64::MAX - 1).to_ne_bytes()).unwrap();
+        batch(&mut driver, 1);
+    }
+    assert_eq!(driver.counters().kicks, u64::MAX);
 }
 
 #[test]
