@@ -8,6 +8,8 @@ through the device's life.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
+from itertools import chain
+from operator import methodcaller
 from types import TracebackType
 from typing import TYPE_CHECKING, Generic, Protocol, Self, TypeVar
 
@@ -116,6 +118,11 @@ class QueueHandle(Generic[Q]):
             raise StateError(f"queue {self.index} does not exist any more; the device was reset")
         self._queue = self._build(parts)
         self._parts, self.size = parts, parts.size
+
+    def take_back(self) -> None:
+        """After a confirmed reset: take back what is in flight on the queue, for `lost`."""
+        # One call of C, so that no exception of a signal handler comes between the two.
+        self.lost.extend(chain.from_iterable(map(methodcaller("reclaim"), (self.queue,))))
 
     def forget(self) -> None:
         """Drop the queue and its memory; the device layer does so once it may be reused."""

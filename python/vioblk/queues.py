@@ -189,7 +189,7 @@ class DeviceQueues:
             "not succeed, call it again, or reset the device"
         )
         self._open_transport().reset_queue(index, timeout_s)
-        handle.lost.extend(handle.queue.reclaim())
+        handle.take_back()
         handle.replace(self._set_up(index, size, table_size))
         handle.out_of_use = False
         lost, handle.lost = handle.lost, []
@@ -203,10 +203,10 @@ class DeviceQueues:
         lost = {}
         for handle in self._handles.values():
             if handle.exists:
-                queue = handle.queue
                 # First: whoever comes late must find it gone, and stays away from the wires.
-                queue.abort(reason)
-                lost[handle.index] = handle.lost + queue.reclaim()
+                handle.queue.abort(reason)
+                handle.take_back()
+                lost[handle.index] = handle.lost
             handle.forget()
         self._handles.clear()
         self._rings.clear()

@@ -15,6 +15,7 @@ from tests.test_signals import interrupt_once, signal_soon
 from vioblk._native import SoftwareDevice
 from vioblk.block.disk import BlockDevice
 from vioblk.block.request import REQUEST_RECORD, RequestType
+from vioblk.status import Status
 from vioblk.transport.software import SoftwareTransport, connect
 
 PROMPT_S = 5.0
@@ -257,13 +258,17 @@ def test_an_interrupted_reset_can_be_repeated(
     disk.close()
 
 
+@pytest.mark.parametrize("bit", [0, Status.DRIVER_OK], ids=["reset", "DRIVER_OK"])
 def test_a_reset_of_a_device_that_has_gone_changes_nothing_about_the_error(
-    ring: RingName, monkeypatch: pytest.MonkeyPatch
+    ring: RingName, monkeypatch: pytest.MonkeyPatch, bit: int
 ) -> None:
     disk = vioblk.open("mem:1M", ring=ring)
+    write_status = disk.device.transport.write_status
 
     def gone(value: int) -> None:
-        raise vioblk.DeviceGoneError("the back end hung up")
+        if value & bit == bit:
+            raise vioblk.DeviceGoneError("the back end hung up")
+        write_status(value)
 
     monkeypatch.setattr(disk.device.transport, "write_status", gone)
     record = bytearray(FLUSH)

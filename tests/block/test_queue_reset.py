@@ -12,6 +12,7 @@ import vioblk
 from tests.block.conftest import OpenDisk, OpenRecorded
 from tests.block.legacy import LegacyTransport
 from tests.clauses import clause
+from tests.support.interruptions import interrupter
 from vioblk._native import SoftwareDevice
 from vioblk.block.disk import BlockDevice
 from vioblk.block.request import COMPLETION_RECORD, REQUEST_RECORD, RequestType
@@ -385,6 +386,33 @@ def test_a_reset_that_is_interrupted_leaves_the_queue_unused_until_the_next(
     assert sorted(disk.reset_queue(1)) == [0, 1, 2]
     region.close()
     use(disk, 1, 4)
+
+
+@pytest.mark.parametrize("way", ["software", "packed in order", "msix"])
+def test_a_reset_may_be_interrupted_at_any_moment(way: str) -> None:
+    """With the native ring: the finalizers of the other one would swallow some interruptions."""
+    with (
+        vioblk.open(f"{WAYS[way]}&offer=ring_reset", queue_count=2) as disk,
+        disk.alloc(512) as region,
+    ):
+        software(disk).inject("silence")
+        told = tokens_of_interrupted_resets(disk, region)
+        assert len(told) == len(set(told)), "nothing is told twice"
+        software(disk).clear_faults()
+        for queue in (0, 1):
+            use(disk, queue, 5)
+
+
+def tokens_of_interrupted_resets(disk: BlockDevice, region: vioblk.Region) -> list[int]:
+    """Of queue 1, each of them followed by one that is not interrupted."""
+    told: list[int] = []
+    with interrupter() as interruptions:
+        for token in range(200):
+            record = REQUEST_RECORD.pack(RequestType.IN, 0, 0, 0, 512, region.handle, token)
+            assert disk.submit_many(record, queue=1) == 1
+            interruptions.interrupt(lambda: told.extend(disk.reset_queue(1)))
+            told += disk.reset_queue(1)
+    return told
 
 
 def test_the_legacy_interface_resets_no_single_queue(open_recorded: OpenRecorded) -> None:

@@ -184,10 +184,8 @@ MUTANTS: Final = (
         name="queue-taken-back-before-its-reset",
         violation="takes back what is in flight on a queue before its reset (VQRESET-01)",
         function=f"{QUEUES}.reset",
-        old="self._open_transport().reset_queue(index, timeout_s)\n"
-        "    handle.lost.extend(handle.queue.reclaim())\n",
-        new="handle.lost.extend(handle.queue.reclaim())\n"
-        "    self._open_transport().reset_queue(index, timeout_s)\n",
+        old="self._open_transport().reset_queue(index, timeout_s)\n    handle.take_back()\n",
+        new="handle.take_back()\n    self._open_transport().reset_queue(index, timeout_s)\n",
         test=f"{QUEUE_RESET_TESTS}::test_a_ring_is_left_alone_until_the_queue_reset_is_confirmed",
     ),
     Mutant(
@@ -211,9 +209,9 @@ MUTANTS: Final = (
     Mutant(
         name="lost-of-a-queue-forgotten",
         violation="forgets what a reset of a queue that did not succeed had taken back",
-        function=f"{QUEUES}.reclaim",
-        old="handle.lost + queue.reclaim()",
-        new="queue.reclaim()",
+        function="vioblk.driver:QueueHandle.take_back",
+        old="self.lost.extend(",
+        new="self.lost = list(",
         test=f"{QUEUE_RESET_TESTS}::"
         "test_what_a_failed_reset_of_a_queue_took_back_is_told_by_that_of_the_device",
     ),

@@ -300,6 +300,9 @@ class BlockDevice:
         TransportError, MemoryError. Then, or if the call is interrupted, the queue is not used any
         more, and every call for it raises DeviceGoneError, until another `reset_queue` succeeds,
         or `reset`; buffers of what was in flight stay pinned until then.
+
+        Requests on other queues go on meanwhile. What has to ask the device itself (`info`,
+        `writeback`, a change of its configuration) waits for the end of the reset.
         """
         self._gate.check_process()
         self._device.refuse_in_callback("reset_queue")
@@ -309,7 +312,8 @@ class BlockDevice:
             driver, number = self._driver, index(queue)
             chosen = driver.queue(number)
             if size is not None:
-                driver.check_new_size(number, index(size))
+                size = index(size)
+                driver.check_new_size(number, size)
             others = [each for each in driver.usable if each is not chosen]
             try:
                 self._transfers.queues = others or driver.queues

@@ -211,7 +211,7 @@ class BlockDriver:
     def usable(self) -> tuple[RequestQueue, ...]:
         """What requests may be spread over: all queues, but for those of which a reset is under
         way or did not succeed; those as well if there are no others."""
-        used = [handle.queue for handle in self._handles if not handle.out_of_use]
+        used = [each.queue for each in self._handles if each.exists and not each.out_of_use]
         return tuple(used) or self.queues
 
     def queue(self, number: int) -> RequestQueue:
@@ -241,10 +241,9 @@ class BlockDriver:
         Raises as `VirtioDevice.reset_queue`.
         """
         before = self.queue(number)
-        lost = device.reset_queue(self._handles[number].index, size, timeout_s)
-        self.queues = tuple(handle.queue for handle in self._handles)
-        # The configuration may have changed while the queue was nowhere to be told of it.
-        self.queues[number].limits = self.queue_limits()
+        with device.lock:  # until it is among those that are told of a new configuration
+            lost = device.reset_queue(self._handles[number].index, size, timeout_s)
+            self.queues = tuple(handle.queue for handle in self._handles)
         return lost + _take_tokens(before)
 
     def set_polling(self, number: int, polling: bool) -> None:
