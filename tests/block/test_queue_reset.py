@@ -411,7 +411,7 @@ def tokens_of_interrupted_resets(disk: BlockDevice, region: vioblk.Region) -> li
             record = REQUEST_RECORD.pack(RequestType.IN, 0, 0, 0, 512, region.handle, token)
             assert disk.submit_many(record, queue=1) == 1
             interruptions.interrupt(lambda: told.extend(disk.reset_queue(1)))
-            told += disk.reset_queue(1)
+            told.extend(disk.reset_queue(1))
     return told
 
 
