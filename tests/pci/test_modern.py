@@ -381,7 +381,7 @@ def test_a_queue_is_reset_when_the_register_reads_zero() -> None:
     common = ModernModel()
     layout = with_ring_reset(common)
     layout.enable_queue(1, ADDRESSES)
-    answers = [1, 1, 1, 0]
+    answers = [0, 1, 1, 1, 0]
     common.on_read[0x3A] = lambda: answers.pop(0)
     layout.reset_queue(1)
     assert answers == []
@@ -409,16 +409,22 @@ def test_a_reset_of_a_queue_that_never_ends_is_given_up() -> None:
 
 
 @clause("PCI-VQRESET-01")
-def test_a_reset_of_a_queue_that_is_under_way_is_waited_for_and_not_asked_for_again() -> None:
+@pytest.mark.parametrize("enabled", [0, 1], ids=["disabled at once", "disabled at the end"])
+def test_a_reset_of_a_queue_that_is_under_way_is_waited_for_and_not_asked_for_again(
+    enabled: int,
+) -> None:
     common = ModernModel()
     layout = with_ring_reset(common)
     layout.enable_queue(1, ADDRESSES)
-    common.on_read[0x3A] = lambda: 1
-    with pytest.raises(ResetTimeoutError):
-        layout.reset_queue(1, timeout_s=0.01)
-    del common.on_read[0x3A]
+    asked = common.writes
+    common.on_read[0x3A] = lambda: len(asked(0x3A))
+    common.on_read[0x1C] = lambda: 0 if asked(0x3A) and not enabled else 1
+    for _ in range(2):
+        with pytest.raises(ResetTimeoutError):
+            layout.reset_queue(1, timeout_s=0.01)
+    common.on_read.clear()
     layout.reset_queue(1)
-    assert common.writes(0x3A) == [(0x3A, 1)]
+    assert asked(0x3A) == [(0x3A, 1)]
 
 
 def test_whoever_is_not_there_confirms_no_reset_of_a_queue() -> None:

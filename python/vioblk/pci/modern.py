@@ -202,7 +202,10 @@ class ModernLayout:
             raise StateError("a single queue can be reset only if RING_RESET was accepted")
         with self._lock:
             self._select(index)
-            if self._common.read(QUEUE_ENABLE, 2):
+            # Of a reset that is under way, 1 is read from both (VIRTIO 1.4, 4.1.4.3.1 Device
+            # Requirements: Common configuration structure layout).
+            under_way = self._common.read(QUEUE_RESET, 2)
+            if not under_way and self._common.read(QUEUE_ENABLE, 2):
                 self._common.write(QUEUE_RESET, 2, 1)
         self._await_queue_reset(index, timeout_s, judge)
 
