@@ -12,7 +12,7 @@ use vioblk_benches::{
     virtio_drivers_split, warm_up,
 };
 
-const ROUNDS: usize = 201;
+const ROUNDS: usize = 101;
 const WARM_UP_ROUNDS: usize = 2;
 
 /// What all subjects are measured at.
