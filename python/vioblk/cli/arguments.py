@@ -20,8 +20,8 @@ Address: TypeAlias = Annotated[
     str,
     typer.Argument(
         metavar="ADDRESS",
-        help="The disk: mem:64M, file:PATH or vhost-user:PATH, with options after `?` as in "
-        "mem:64M?event_idx=off.",
+        help="The disk: mem:64M, file:PATH, vhost-user:PATH or qemu:PATH, with options after `?` "
+        "as in mem:64M?event_idx=off.",
         show_default=False,
     ),
 ]

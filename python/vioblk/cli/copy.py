@@ -51,7 +51,7 @@ def copy(
 ) -> None:
     """Copy a whole disk or file to another, and flush.
 
-    Either side is the address of a disk (mem:, file:, vhost-user:) or the path of a file.
+    Either side is the address of a disk (mem:, file:, vhost-user:, qemu:) or the path of a file.
 
     `--feature` is for each disk of the two; for one of them, write it in its address.
 
