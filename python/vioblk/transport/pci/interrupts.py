@@ -116,9 +116,9 @@ class Interrupts:
         plan = self._current()
         reason = f"{plan.mode} is not used: {refusal}"
         if self._wired:
+            wired = counted(len(self._wired), "queue")
             raise TransportError(
-                f"interrupts cannot be set up: {refusal}, and {counted(len(self._wired), 'queue')} "
-                f"before it rely on "
+                f"interrupts cannot be set up: {refusal}, and {wired} before it rely on "
                 f"{plan.mode}; use fewer queues, or another of {', '.join(AUTO_ORDER[1:])}"
             ) from refusal
         plan.stop(touch=True)
