@@ -219,8 +219,8 @@ MUTANTS: Final = (
         name="queue-used-after-a-failed-reset",
         violation="spreads requests over a queue whose reset did not succeed",
         function="vioblk.block.driver:BlockDriver.usable",
-        old="if not handle.out_of_use",
-        new="if handle",
+        old="and not each.out_of_use",
+        new="",
         test=f"{DISK_QUEUE_RESET_TESTS}::"
         "test_a_queue_whose_reset_is_not_confirmed_is_not_used_and_the_others_are",
     ),

@@ -59,10 +59,19 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="queue-reset-asked-for-twice",
-        violation="asks for a reset of a queue that is disabled, or being reset already",
+        violation="asks for a reset of a queue that is being reset already",
         function=f"{MODERN}.reset_queue",
-        old="if self._common.read(QUEUE_ENABLE, 2):",
-        new="if True:",
+        old="if not under_way and",
+        new="if",
+        test=f"{MODERN_TESTS}::"
+        "test_a_reset_of_a_queue_that_is_under_way_is_waited_for_and_not_asked_for_again",
+    ),
+    Mutant(
+        name="disabled-queue-reset",
+        violation="asks for a reset of a queue that is disabled",
+        function=f"{MODERN}.reset_queue",
+        old="not under_way and self._common.read(QUEUE_ENABLE, 2)",
+        new="not under_way",
         test=f"{MODERN_TESTS}::"
         "test_a_reset_of_a_queue_that_is_under_way_is_waited_for_and_not_asked_for_again",
     ),
