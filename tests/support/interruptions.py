@@ -29,12 +29,15 @@ class Interrupter:
             raise Interruption
 
     def interrupt(self, call: Callable[[], object]) -> None:
-        """Make the call again and again, until it is interrupted."""
+        """Make the call again and again, until it is interrupted.
+
+        That may be unseen: Python drops what is raised while it finalizes an object.
+        """
         self._delay_s = self._delay_s % LONGEST_S + STEP_S
         try:
             self._wanted = True
             signal.setitimer(signal.ITIMER_REAL, self._delay_s)
-            while True:
+            while self._wanted:
                 call()
         except Interruption:
             pass
