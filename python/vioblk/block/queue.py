@@ -54,7 +54,9 @@ class RequestQueue(Protocol):
         """Whether waits look at the ring again and again, and never ask for an interrupt.
 
         Setting it takes effect at once, for those who wait too; who waits on `fileno()` elsewhere
-        is woken, and has to look by himself from then on. False raises UnsupportedError where the
+        is woken, and has to look by himself from then on. A wait on a queue that polls by choice
+        looks for 1 ms before it sleeps between looks, one without an interrupt for 50 us (the
+        queue in pure Python: not at all). False raises UnsupportedError where the
         device gives no interrupt, as such a queue is polled in any case.
         """
 

@@ -68,6 +68,9 @@ WAIT_SLICE_S: Final = 0.1
 POLL_SLICE_S: Final = 0.001
 """The same for a queue without an interrupt."""
 
+LOOK_S: Final = 0.001
+"""How long a queue that is polled by choice is looked at before the first sleep."""
+
 _FRAME_DESCRIPTORS: Final = 2  # header and status
 _SIZE_MIN: Final = 3  # header, data and status
 
@@ -222,6 +225,8 @@ class ReferenceBlockQueue:
         self._kick_wanted = False
         self._wakeups: Final = _Wakeups(interrupt_fd, hangup_fd)
         self._polling = not self._wakeups.interrupts
+        self._looked = False
+        """Since something was submitted or came back; of a queue that is polled by choice."""
         self._process_id: Final = os.getpid()
         # One lock for all that follows. Not with a Condition: those of Python lose their lock when
         # a signal handler raises at the wrong moment. And one that can be taken twice, as a
@@ -298,6 +303,8 @@ class ReferenceBlockQueue:
 
     @polling.setter
     def polling(self, polling: bool, /) -> None:
+        if not isinstance(polling, bool):
+            raise TypeError(f"polling must be True or False, not {polling!r}")
         if not self._wakeups.interrupts:
             if not polling:
                 raise UnsupportedError(
@@ -474,6 +481,7 @@ class ReferenceBlockQueue:
             self._ring.withdraw()
             raise
         if pushed:
+            self._looked = False
             self._in_flight.update(pushed)
             self._ring.publish()
             self._notify()
@@ -501,6 +509,7 @@ class ReferenceBlockQueue:
         for completion in completions:
             self._complete(completion)
         if completions:
+            self._looked = False
             self._wake_sleepers()
         return len(completions)
 
@@ -543,11 +552,24 @@ class ReferenceBlockQueue:
             return True
         self._somebody_waits = True
         try:
-            self._look_for_hangup(slice_s)
+            if self._polling and self._wakeups.interrupts and not self._looked:
+                self._looked = True
+                until = time.monotonic() + min(LOOK_S, slice_s)
+                self._outside(lambda: self._look(until))
+            else:
+                self._look_for_hangup(slice_s)
         finally:
             self._somebody_waits = False
             self._wake_sleepers()  # the role is free
         return True
+
+    def _look(self, until: float) -> bool:
+        """Look until something was used, or it is `until`; others may have the lock."""
+        while time.monotonic() < until:
+            if self._ring.has_used:
+                return True
+            time.sleep(0)  # who has something to submit, or a signal handler, goes first
+        return False
 
     def _wake_sleepers(self) -> None:
         """Something has changed. One who sleeps on unawares looks again after a slice of time."""

@@ -254,6 +254,11 @@ class DriverHalf(ABC, Generic[Raw]):
         self._step_over(chain)
         return completion
 
+    @property
+    def has_used(self) -> bool:
+        """Whether `reap` would find something; a look that asks for no interrupt."""
+        return self.broken is None and self._is_used()
+
     def arm(self) -> bool:
         """Ask for a notification of the next used chain; whether one is waiting already."""
         self._refuse_if_broken()
