@@ -163,11 +163,11 @@ def test_odd_serials_are_decoded_safely() -> None:
 
 def test_a_device_without_a_serial_has_an_empty_one() -> None:
     with vioblk.open("mem:1M?serial=x") as disk:
-        disk.device.transport.device.inject("status", value=2)  # type: ignore[attr-defined]
-        assert disk.serial == ""
         disk.device.transport.device.inject("status", value=1)  # type: ignore[attr-defined]
         with pytest.raises(vioblk.RequestFailedError, match="get-id"):
             _ = disk.serial
+        disk.device.transport.device.inject("status", value=2)  # type: ignore[attr-defined]
+        assert disk.serial == ""
 
 
 def test_a_failed_open_says_why_even_if_the_device_does_not_let_go(

@@ -27,6 +27,7 @@ from vioblk.errors import (
     VioblkError,
 )
 from vioblk.features import (
+    Feature,
     FeatureSet,
     Negotiation,
     feature_name,
@@ -35,7 +36,7 @@ from vioblk.features import (
 )
 from vioblk.locks import acquire
 from vioblk.memory import DmaMemory
-from vioblk.queues import DeviceQueues
+from vioblk.queues import DeviceQueues, made_here
 from vioblk.status import ANY_STATE, DeviceState, Status, allowed_in, refuse_after_fork
 from vioblk.transport.base import QUEUE_RESET_TIMEOUT_S, Transport
 from vioblk.weakly import weakly
@@ -297,7 +298,24 @@ class VirtioDevice:
         call succeeds, which returns what was lost before as well, or the device is reset.
         """
         self.refuse_in_callback("reset_queue")
+        self.require_queue_reset(index)
         return self._queues.reset(index, size, timeout_s)
+
+    def require_queue_reset(self, index: int) -> None:
+        """Raise UnsupportedError, with the reason, if no queue can be reset alone."""
+        negotiation = self._negotiation
+        if negotiation is None or Feature.RING_RESET in negotiation.accepted:
+            return
+        offered = Feature.RING_RESET in negotiation.offered
+        hint = (
+            ""
+            if offered or self.legacy or not made_here(self.transport.address)
+            else ("; open it with ring_reset=on")
+        )
+        raise UnsupportedError(
+            f"queue {index} cannot be reset alone: RING_RESET was not negotiated "
+            f"({negotiation.why_not(Feature.RING_RESET)}{hint}); reset the whole device instead"
+        )
 
     # Configuration
 
@@ -494,7 +512,7 @@ class VirtioDevice:
         while (status := transport.read_status()) != 0:
             if time.monotonic() >= deadline:
                 raise ResetTimeoutError(
-                    f"{transport.address} did not confirm its reset within {timeout_s} s: its "
+                    f"{transport.address} did not confirm its reset within {timeout_s:g} s: its "
                     f"status still reads {status:#x}"
                 )
             time.sleep(interval_s)
@@ -543,7 +561,7 @@ class VirtioDevice:
             # Whoever waits on a broken queue has been told already.
             if not drained and (in_flight or not broken):
                 raise RequestTimeoutError(
-                    f"{counted(in_flight, 'request')} did not complete within {timeout_s} s; the "
+                    f"{counted(in_flight, 'request')} did not complete within {timeout_s:g} s; the "
                     "device was closed, and what was in flight is lost"
                 )
 

@@ -51,6 +51,11 @@ class DeviceGoneError(TransportError):
     """The device hung up, was unplugged, or its process died."""
 
 
+class QueueResetError(DeviceGoneError):
+    """`reset_queue` took the request away: whether it was carried out is not known. The disk and
+    its other queues go on, and the queue as well if the reset succeeded."""
+
+
 class ProtocolError(TransportError):
     """The other side said something that its protocol does not allow."""
 

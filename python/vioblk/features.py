@@ -69,6 +69,16 @@ EITHER_RING: Final = RING | {Feature.RING_PACKED, Feature.IN_ORDER}
 """What a driver wishes that can use a ring of either format, in order or not. RING_PACKED asks
 something of the transport as well, so one that can do it has it in `transport_features`."""
 
+RING_CHOICES: Final = (
+    Feature.INDIRECT_DESC,
+    Feature.EVENT_IDX,
+    Feature.RING_PACKED,
+    Feature.IN_ORDER,
+    Feature.NOTIFICATION_DATA,
+    Feature.RING_RESET,
+)
+"""What a device may or may not offer of its rings, in the order of the bits."""
+
 NOT_SUPPORTED: Final[Mapping[int, str]] = MappingProxyType(
     {
         Feature.NOTIFY_ON_EMPTY: "this driver asks for the notifications that it needs",
@@ -233,6 +243,14 @@ class Negotiation:
     decisions: tuple[Decision, ...]
     """One for each offered bit, in the order of the bits."""
 
+    def why_not(self, bit: int) -> str:
+        """Why `bit` is not among the accepted ones."""
+        reasons = {each.bit: each.reason for each in self.decisions}
+        if bit in reasons:
+            return reasons[bit]
+        too_high = self.legacy and bit > LEGACY_BIT_MAX
+        return ONLY_32_BITS if too_high else "the device does not offer it"
+
 
 def feature_name(bit: int, device_type: int = NO_DEVICE_TYPE) -> str:
     """The name of a bit in lower case, as options use it; `bit_45` if it has none."""
@@ -327,6 +345,8 @@ class _Chooser:
     def _judge_platform(self, bit: int) -> tuple[Verdict, str]:
         if bit in self._transport_features:
             return Verdict.ACCEPTED, "the transport can do it"
+        if bit == Feature.NOTIFICATION_DATA:
+            return Verdict.DECLINED, "the transport cannot do it (mem: and file: can with bus=pci)"
         return Verdict.DECLINED, "the transport cannot do it"
 
     def _judge_ring(self, bit: int) -> tuple[Verdict, str]:

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from vioblk._native import Region, packed_layout, split_layout
 from vioblk.driver import Q, QueueHandle, QueueParts, Virtqueue
-from vioblk.errors import ProtocolError, StateError, UnsupportedError
+from vioblk.errors import ProtocolError, StateError
 from vioblk.features import Feature, FeatureSet
 from vioblk.memory import DmaMemory
 from vioblk.ring import RingLayout
@@ -13,6 +13,28 @@ from vioblk.transport.base import QueueAddresses, Transport
 
 QUEUE_SIZE_MAX: Final = 32768
 """Of a ring of either format (VIRTIO 1.4, 2.7 Split Virtqueues, 2.8 Packed Virtqueues)."""
+
+
+def made_here(address: str) -> bool:
+    """Whether the device at `address` was started by this package, with options of the user."""
+    return address.partition(":")[0] in ("mem", "file", "qemu")
+
+
+def size_hint(address: str, size: int, size_max: int, packed: bool) -> str:
+    """What makes `size` possible, to end a message that it is not; empty if nothing does."""
+    if size > size_max:
+        possible = made_here(address) and size <= QUEUE_SIZE_MAX
+        return f"; open the device with queue_size={size} for larger ones" if possible else ""
+    hint = "; a packed ring (packed=on) can have any size, if the device offers one"
+    return hint if size >= 1 and not packed else ""
+
+
+def reset_reason(index: int) -> str:
+    """What those get to hear who lose a request to the reset of queue `index` alone."""
+    return (
+        f"queue {index} was reset, and its requests in flight are lost; if reset_queue() did not "
+        "succeed, call it again, or reset the device"
+    )
 
 
 class DeviceQueues:
@@ -153,9 +175,10 @@ class DeviceQueues:
         packed = Feature.RING_PACKED in self.features
         if not 1 <= size <= size_max or (size & (size - 1) and not packed):
             what = "a number" if packed else "a power of two"
+            hint = size_hint(self._open_transport().address, size, size_max, packed)
             raise ValueError(
                 f"queue {index} cannot have {size} descriptors: {what} from 1 to {size_max} is "
-                "needed"
+                f"needed{hint}"
             )
 
     # Resetting one
@@ -168,11 +191,6 @@ class DeviceQueues:
                 f"queue {index} was not set up; those in use are "
                 f"{', '.join(map(str, sorted(self._handles)))}"
             )
-        if Feature.RING_RESET not in self.features:
-            raise UnsupportedError(
-                f"queue {index} cannot be reset alone: RING_RESET was not negotiated "
-                "(the features in `info` say why); reset the whole device instead"
-            )
         size = handle.size if size is None else size
         self._check_size(index, size)
         table_size = handle.indirect_table_size
@@ -184,10 +202,7 @@ class DeviceQueues:
         handle.out_of_use = True
         # First: whoever comes late finds it gone, and stays away from the wires. It stays so if
         # this does not come to its end, be it by an exception of a signal handler.
-        handle.queue.abort(
-            f"queue {index} was reset, and its requests in flight are lost; if reset_queue() did "
-            "not succeed, call it again, or reset the device"
-        )
+        handle.queue.abort(reset_reason(index))
         self._open_transport().reset_queue(index, timeout_s)
         handle.take_back()
         handle.replace(self._set_up(index, size, table_size))

@@ -44,8 +44,8 @@ def test_the_way_to_the_disk_is_shown() -> None:
         ("", "split", "event index"),
         ("?event_idx=off", "split", "flags"),
         ("?packed=on", "packed", "event index"),
-        ("?in_order=on", "split, in order", "event index"),
-        ("?packed=on&in_order=on", "packed, in order", "event index"),
+        ("?in_order=on", "split-in-order", "event index"),
+        ("?packed=on&in_order=on", "packed-in-order", "event index"),
         ("?packed=on&bus=pci&notification_data=on", "packed", "event index, with the place"),
     ],
 )
@@ -107,3 +107,15 @@ def test_info_of_the_reference_ring() -> None:
     found = json.loads(succeeds("info", "--json", "mem:1M?ring=reference"))
     assert found["ring"] == "reference"
     assert "event_idx" not in found["accepted"]
+
+
+def test_features_of_the_ring_that_are_not_offered_are_said_to_be_missing() -> None:
+    rows = succeeds("info", "mem:1M").decode().splitlines()
+    (row,) = (row for row in rows if " ring_reset " in row)
+    assert row.split() == ["40", "ring_reset", "not", "offered"]
+    assert "ring_reset" in json.loads(succeeds("info", "--json", "mem:1M"))["not_offered"]
+
+
+def test_a_queue_for_one_request_has_room_for_one() -> None:
+    text = succeeds("info", "mem:1M?ring_size=4&indirect=off").decode()
+    assert "1 request at once" in text

@@ -183,7 +183,7 @@ class BouncePool:
     def _nothing_free(self, timeout_s: float) -> str:
         held = sum(chunk.region.in_flight > 0 for chunk in self._chunks)
         return (
-            f"no bounce buffer became free within {timeout_s} s: all {len(self._chunks)} are in "
+            f"no bounce buffer became free within {timeout_s:g} s: all {len(self._chunks)} are in "
             f"use, {held} of them by requests in flight; reset() the disk if it has stopped "
             f"answering, or use buffers of alloc(), which need none"
         )

@@ -7,6 +7,7 @@ import threading
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from operator import index
 from types import TracebackType
 from typing import Final, Self
@@ -27,14 +28,16 @@ from vioblk.device import VirtioDevice
 from vioblk.errors import (
     DeviceGoneError,
     DiskBusyError,
+    QueueBroken,
     RequestFailedError,
     RequestTimeoutError,
     ResetTimeoutError,
     StateError,
     TransportError,
     UnsupportedError,
+    VioblkError,
 )
-from vioblk.features import Feature
+from vioblk.features import RING_CHOICES, Feature, feature_name
 from vioblk.status import DeviceState
 from vioblk.transport.base import QUEUE_RESET_TIMEOUT_S, Transport
 from vioblk.wording import counted
@@ -51,6 +54,9 @@ INITIALIZE_TIMEOUT_S: Final = 5.0
 HASTY_DRAIN_TIMEOUT_S: Final = 1.0
 """How long requests, or else a reset, may take if an exception ends the work with the disk."""
 
+SERIAL_TIMEOUT_S: Final = 1.0
+"""How long `info` waits, once, for a serial number that nobody has asked for yet."""
+
 CLOSED: Final = "the disk has been closed; open it again"
 
 
@@ -64,8 +70,10 @@ class BlockDevice:
 
     Beside what each method says, all of them raise StateError after `close`, ForkedError in a
     child process, and those that reach the device QueueBroken (it broke the rules of the ring:
-    `reset`), DeviceGoneError (it has gone, or the disk was reset meanwhile), RequestTimeoutError,
-    and RequestFailedError (it answered with an error).
+    `reset`), DeviceGoneError (it has gone, or the disk was reset meanwhile; QueueResetError if it
+    was no more than the queue, by `reset_queue`), RequestTimeoutError, and RequestFailedError (it
+    answered with an error). After these a write may have been done or not: none is sent again.
+    Calls that choose no queue pass over a broken one while another works.
     """
 
     def __init__(
@@ -90,6 +98,8 @@ class BlockDevice:
             self._gone: str | None = None
             """Why not even a reset helps: there is nobody to ask for one."""
             self._close_interrupted = False
+            self._known_serial: str | None = None
+            self._serial_asked = False
             self._admin = threading.RLock()
             self._force_on, self._force_off = force_on, force_off
             self._address, self._transport_name = transport.address, transport.name
@@ -232,7 +242,11 @@ class BlockDevice:
         Raises as `RequestQueue.submit_many`, ValueError if there is no such queue.
         """
         with self._gate:
-            return self._queue(queue).submit_many(requests)
+            chosen = self._queue(queue)
+            try:
+                return chosen.submit_many(requests)
+            except (QueueBroken, DeviceGoneError) as error:
+                raise self._driver.blame(chosen, error) from None
 
     def reap_many(self, out: Buffer, queue: int = 0) -> int:
         """Fill `out` with completion records of one queue; how many were filled. Never waits.
@@ -240,7 +254,11 @@ class BlockDevice:
         Raises as `RequestQueue.reap_many`, ValueError if there is no such queue.
         """
         with self._gate:
-            return self._queue(queue).reap_many(out)
+            chosen = self._queue(queue)
+            try:
+                return chosen.reap_many(out)
+            except (QueueBroken, DeviceGoneError) as error:
+                raise self._driver.blame(chosen, error) from None
 
     def wait(self, timeout_s: float | None = None, queue: int = 0) -> bool:
         """Wait until `reap_many` has something to hand out or an error to raise.
@@ -262,7 +280,7 @@ class BlockDevice:
 
     def _queue(self, number: int) -> RequestQueue:
         self._refuse_if_gone()
-        return self._driver.queue(number)
+        return self._driver.queue(_queue_number(number))
 
     # Single queues
 
@@ -270,15 +288,21 @@ class BlockDevice:
         """Let waits on one queue look at the ring again and again, instead of asking the device
         for an interrupt; or ask for interrupts again. The other queues stay as they are.
 
-        It lasts until it is set again, whatever is reset. Raises ValueError if there is no such
-        queue, UnsupportedError for `on` false where the device gives the queue no interrupt,
-        StateError in an `on_config_change` callback.
+        Such a wait looks for 1 ms, for which it takes a processor that nobody else wants, and then
+        naps between looks, for at most 1 ms each: it is for devices that answer within that time.
+        (Where the device gives no interrupt, and nobody chose, it looks for 50 us before it naps.)
+
+        It lasts until it is set again, whatever is reset. Raises TypeError if `on` is no bool,
+        ValueError if there is no such queue, UnsupportedError for `on` false where the device gives
+        the queue no interrupt, StateError in an `on_config_change` callback.
         """
+        if not isinstance(on, bool):
+            raise TypeError(f"on must be True or False, not {on!r}")
         self._gate.check_process()
         self._device.refuse_in_callback("set_polling")
         with self._admin, self._gate:
             self._refuse_if_gone()
-            self._driver.set_polling(index(queue), bool(on))
+            self._driver.set_polling(_queue_number(queue), on)
 
     def reset_queue(
         self,
@@ -290,7 +314,7 @@ class BlockDevice:
         queues go on (VIRTIO 1.4, 2.6.1 Virtqueue Reset). It also mends a queue that the device
         broke.
 
-        What was in flight on it is lost: whoever waits for that gets DeviceGoneError. Returns the
+        What was in flight on it is lost: whoever waits for that gets QueueResetError. Returns the
         tokens of submitted requests whose completion nobody has taken.
 
         Raises ValueError for a queue that there is not, or a size that it cannot have (a request
@@ -298,22 +322,23 @@ class BlockDevice:
         StateError in an `on_config_change` callback; then nothing has changed. Raises
         ResetTimeoutError if the device does not confirm the reset within `timeout_s`,
         TransportError, MemoryError. Then, or if the call is interrupted, the queue is not used any
-        more, and every call for it raises DeviceGoneError, until another `reset_queue` succeeds,
+        more, and every call for it raises QueueResetError, until another `reset_queue` succeeds,
         or `reset`; buffers of what was in flight stay pinned until then.
 
-        Requests on other queues go on meanwhile. What has to ask the device itself (`info`,
-        `writeback`, a change of its configuration) waits for the end of the reset.
+        Requests on other queues go on meanwhile. What has to ask the device itself
+        (`writeback`, a change of its configuration) waits for the end of the reset.
         """
         self._gate.check_process()
         self._device.refuse_in_callback("reset_queue")
         checked_timeout(timeout_s)
         with self._admin, self._gate:
             self._refuse_if_gone()
-            driver, number = self._driver, index(queue)
+            driver, number = self._driver, _queue_number(queue)
             chosen = driver.queue(number)
+            self._device.require_queue_reset(number)
             if size is not None:
                 size = index(size)
-                driver.check_new_size(number, size)
+                driver.check_new_size(self._device, number, size)
             others = [each for each in driver.usable if each is not chosen]
             try:
                 self._transfers.queues = others or driver.queues
@@ -369,7 +394,8 @@ class BlockDevice:
     def serial(self) -> str:
         """What the device calls itself, up to 20 characters; empty if it has no name.
 
-        Asks the device (VIRTIO 1.4, 5.2.6, GET_ID). Bytes that are not ASCII come as escapes.
+        Asks the device (VIRTIO 1.4, 5.2.6, GET_ID) the first time, and remembers it. Bytes that are
+        not ASCII come as escapes.
         """
         with self._gate:
             return self._serial()
@@ -393,11 +419,18 @@ class BlockDevice:
         with self._gate:
             self._refuse_if_gone()
             store_writeback(self._device, bool(value), "; its cache can be set only elsewhere")
-            self._driver.writeback = bool(value)
+            driver = self._driver
+            driver.writeback = bool(value)
+            driver.config = replace(driver.config, writeback=bool(value))
 
     @property
     def info(self) -> DiskInfo:
-        """All that is known of the disk, as one snapshot."""
+        """All that is known of the disk, as one snapshot.
+
+        It can be had of a disk that has broken or gone as well, and does not wait for the device:
+        only the serial number is asked for, if it never was and the device works, for at most 1 s.
+        It is None as long as it is not known. `writeback` is as it was last set, or announced.
+        """
         with self._gate:
             driver, negotiation = self._driver, self._device.negotiation
             return DiskInfo(
@@ -405,15 +438,20 @@ class BlockDevice:
                 transport=self._transport_name,
                 transport_details=dict(self._device.transport.details()),
                 ring=driver.options.ring,
-                serial=self._serial(),
+                serial=self._serial_at_hand(),
                 capacity_bytes=self._capacity(),
                 block_size=driver.config.logical_block_bytes,
                 read_only=driver.features.read_only,
-                writeback=self._writeback(),
+                writeback=driver.features.flush
+                if driver.config.writeback is None
+                else driver.config.writeback,
                 timeout_s=self.timeout_s,
                 offered=self._device.offered,
                 accepted=self._device.accepted,
                 features=negotiation.decisions if negotiation else (),
+                not_offered=tuple(
+                    feature_name(bit) for bit in RING_CHOICES if bit not in self._device.offered
+                ),
                 config=driver.config,
                 device_queue_count=driver.device_queue_count,
                 limits=driver.limits,
@@ -429,6 +467,7 @@ class BlockDevice:
             polling=queue.polling,
             depth=queue.depth,
             in_flight=queue.in_flight,
+            clamped_count=queue.clamped_count,
             kick_count=queue.kick_count,
             broken=queue.broken,
         )
@@ -454,14 +493,26 @@ class BlockDevice:
     def _capacity(self) -> int:
         return self._driver.config.capacity_sectors * SECTOR_BYTES
 
-    def _serial(self) -> str:
-        try:
-            raw = self._transfers.read_id()
-        except RequestFailedError as error:
-            if error.status == RequestStatus.UNSUPP:
-                return ""
-            raise
-        return raw.partition(b"\0")[0].decode("ascii", "backslashreplace")
+    def _serial(self, timeout_s: float | None = None) -> str:
+        if self._known_serial is None:
+            try:
+                raw = self._transfers.read_id(timeout_s)
+            except RequestFailedError as error:
+                if error.status != RequestStatus.UNSUPP:
+                    raise
+                raw = b""
+            name = raw.partition(b"\0")[0]
+            self._known_serial = name.decode("ascii", "backslashreplace")
+        return self._known_serial
+
+    def _serial_at_hand(self) -> str | None:
+        """The serial number, if it is known or to be had easily."""
+        works = self._device.state is DeviceState.LIVE and self._driver.healthy
+        if self._known_serial is None and not self._serial_asked and works:
+            self._serial_asked = True
+            with suppress(VioblkError, OSError, MemoryError):
+                return self._serial(min(SERIAL_TIMEOUT_S, self._timeout_s))
+        return self._known_serial
 
     def _writeback(self) -> bool:
         self._refuse_if_gone()
@@ -649,3 +700,11 @@ class BlockDevice:
 
     def __repr__(self) -> str:
         return f"<BlockDevice {self._address}: {self._gate.refusal or self._gone or 'open'}>"
+
+
+def _queue_number(queue: object) -> int:
+    """Raises TypeError for what is no whole number."""
+    try:
+        return index(queue)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(f"queue must be a whole number, not {queue!r}") from None

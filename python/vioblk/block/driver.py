@@ -11,13 +11,28 @@ from vioblk._native import BlockLimits, BlockQueue, Gate
 from vioblk.block.config import CAPACITY, WRITEBACK, BlockConfig, read_block_config
 from vioblk.block.deadline import Deadline
 from vioblk.block.features import BLOCK_DEVICE_TYPE, BlockFeature
-from vioblk.block.limits import DiskLimits, RequestFeatures, disk_limits, queue_limits
+from vioblk.block.limits import (
+    OVERHEAD_DESCRIPTORS,
+    DiskLimits,
+    RequestFeatures,
+    disk_limits,
+    queue_limits,
+)
 from vioblk.block.queue import RequestQueue
 from vioblk.block.request import COMPLETION_RECORD
 from vioblk.device import VirtioDevice
 from vioblk.driver import QueueHandle, QueueParts
-from vioblk.errors import NegotiationError, ProtocolError, StateError, VioblkError
+from vioblk.errors import (
+    DeviceGoneError,
+    NegotiationError,
+    ProtocolError,
+    QueueBroken,
+    QueueResetError,
+    StateError,
+    VioblkError,
+)
 from vioblk.features import EITHER_RING, Feature, FeatureSet, Wish
+from vioblk.queues import reset_reason, size_hint
 
 if TYPE_CHECKING:
     from vioblk.block.reference_queue import ReferenceBlockQueue
@@ -27,6 +42,9 @@ RingName: TypeAlias = Literal["native", "reference"]
 NO_QUEUES: Final = "the device has no queues now; reset or close the disk"
 
 CLOSING: Final = "the disk is being closed; if close() was interrupted, call it again"
+
+SIZE_MIN: Final = OVERHEAD_DESCRIPTORS + 1
+"""Descriptors of the shortest request with data, and so of the smallest queue."""
 
 DEFAULT_RING_SIZE: Final = 256
 """Descriptors, or as many as the device allows."""
@@ -108,6 +126,9 @@ class BlockDriver:
         self.writeback = options.writeback
         """What the device is told of its cache at each start."""
         self._handles: list[QueueHandle[RequestQueue]] = []
+        self._ring_reset = False
+        self._reset_reasons: frozenset[str] = frozenset()
+        """What a queue says that was reset alone. It is given up for the first reason only."""
 
     def wish(self, offered: FeatureSet) -> Wish:
         """What the driver accepts where it is offered; it requires nothing.
@@ -171,6 +192,8 @@ class BlockDriver:
         have announced (QEMU does not), so there is a second look at what requests depend on.
         """
         self.queues = tuple(handle.queue for handle in self._handles)
+        self._ring_reset = device.has(Feature.RING_RESET)
+        self._reset_reasons = frozenset(reset_reason(each.index) for each in self._handles)
         if device.read_config(CAPACITY) != self.config.capacity_sectors:
             self._told = self.refresh(device)
 
@@ -208,6 +231,12 @@ class BlockDriver:
         return all(drained)
 
     @property
+    def healthy(self) -> bool:
+        """Whether there is a queue that can be used, as far as is known."""
+        handles = (each for each in self._handles if each.exists and not each.out_of_use)
+        return any(each.queue.broken is None for each in handles)
+
+    @property
     def usable(self) -> tuple[RequestQueue, ...]:
         """What requests may be spread over: all queues, but for those of which a reset is under
         way or did not succeed; those as well if there are no others."""
@@ -220,17 +249,50 @@ class BlockDriver:
         if not queues:
             raise StateError(NO_QUEUES)
         if not 0 <= number < len(queues):
-            raise ValueError(f"there is no queue {number}: this disk uses {len(queues)}")
+            most = self.device_queue_count
+            hint = f" of the device's {most}; open it with queue_count={most}"
+            raise ValueError(
+                f"there is no queue {number}: this disk uses {len(queues)}"
+                f"{hint if most > len(queues) and number >= 0 else ''}"
+            )
         return queues[number]
 
-    def check_new_size(self, number: int, size: int) -> None:
+    def blame(
+        self, queue: RequestQueue, error: QueueBroken | DeviceGoneError
+    ) -> QueueBroken | DeviceGoneError:
+        """What `queue` raised, as the user is told of it: with the number of the queue, if it is
+        about that one alone, and with what helps."""
+        text = str(error)
+        if text in self._reset_reasons:
+            return QueueResetError(text)
+        queues = self.queues
+        number = next((number for number, each in enumerate(queues) if each is queue), None)
+        if number is None:
+            return error
+        if isinstance(error, QueueBroken):
+            helps = (
+                f"reset_queue({number}) or reset() brings" if self._ring_reset else "reset() brings"
+            )
+            return QueueBroken(f"queue {number}: {text}; {helps} it back")
+        if any(each.broken is None for each in queues if each is not queue):
+            return DeviceGoneError(f"queue {number}: {text}")
+        return error
+
+    def check_new_size(self, device: VirtioDevice, number: int, size: int) -> None:
         """Raise ValueError if queue `number` cannot have `size` descriptors: requests that were
         split along the disk's limits must fit in any queue."""
-        needed = max(3, self.limits.descriptors)
-        if size < needed:
+        if size < 1:
+            raise ValueError(f"queue {number} cannot have {size} descriptors: ask for 1 or more")
+        longest = max(SIZE_MIN, self.limits.descriptors)
+        packed = device.has(Feature.RING_PACKED)
+        least = longest if packed else 1 << (longest - 1).bit_length()
+        if size < least:
+            shorter = "; open the disk with a smaller ring_size, and its requests are shorter"
             raise ValueError(
-                f"queue {number} cannot have {size} descriptors: a request of this disk may need "
-                f"{needed}; open the disk with a smaller ring_size, and its requests are shorter"
+                f"queue {number} cannot have {size} descriptors: the smallest size for this disk "
+                f"is {least}, as a request may take {longest} (its header, its data, its status)"
+                f"{'' if packed or least == longest else ' and a split ring has a power of two'}"
+                f"{shorter if longest > SIZE_MIN else ''}"
             )
 
     def reset_queue(
@@ -293,12 +355,18 @@ class BlockDriver:
                 )
             return most
         packed = device.has(Feature.RING_PACKED)
+        if asked is not None and asked < SIZE_MIN <= most:
+            raise ValueError(
+                f"ring_size is {asked}, but a request takes three descriptors (its header, "
+                f"its data, its status); ask for {SIZE_MIN if packed else 4} or more"
+            )
         if asked is None:
             fits = max(1, min(most, DEFAULT_RING_SIZE))
             return fits if packed else 1 << (fits.bit_length() - 1)
         if asked > most or (asked & (asked - 1) and not packed):
             what = "a number" if packed else "a power of two"
-            raise ValueError(f"ring_size is {asked}; ask for {what} up to {most}")
+            hint = size_hint(device.transport.address, asked, most, packed)
+            raise ValueError(f"ring_size is {asked}; ask for {what} up to {most}{hint}")
         return asked
 
     def _build(self, parts: QueueParts) -> RequestQueue:

@@ -24,6 +24,8 @@ class QueueInfo:
     depth: int
     """Requests of the longest shape that are sure to fit at once."""
     in_flight: int
+    clamped_count: int
+    """Completions whose used length was larger than what the device may have written."""
     kick_count: int
     """How often the device was notified."""
     broken: str | None
@@ -41,18 +43,21 @@ class DiskInfo:
     """What else is worth knowing of the way: a bus address, the interface, the interrupts."""
     ring: str
     """"native" or "reference"."""
-    serial: str
+    serial: str | None
+    """Empty if the disk has none; None if the device has not told it yet."""
     capacity_bytes: int
     block_size: int
     """Bytes in a logical block."""
     read_only: bool
     writeback: bool
-    """Whether the cache is, or must be presumed to be, volatile."""
+    """Whether the cache is, or must be presumed to be, volatile, as last set or announced."""
     timeout_s: float
     offered: FeatureSet
     accepted: FeatureSet
     features: tuple[Decision, ...]
     """What became of each offered feature, and why, in the order of the bits."""
+    not_offered: tuple[str, ...]
+    """Names of the features of rings and notifications that the device does not offer."""
     config: BlockConfig
     limits: DiskLimits
     device_queue_count: int
@@ -86,6 +91,7 @@ class DiskInfo:
             }
             for decision in self.features
         ]
+        plain["not_offered"] = list(self.not_offered)
         plain["config"] = asdict(self.config)
         plain["limits"] = asdict(self.limits)
         plain["queues"] = [asdict(queue) for queue in self.queues]

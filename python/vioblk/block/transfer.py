@@ -17,7 +17,14 @@ from vioblk.block.request import (
     RequestType,
 )
 from vioblk.compat import Buffer
-from vioblk.errors import DeviceGoneError, RequestTimeoutError, StateError, VioblkError
+from vioblk.errors import (
+    DeviceGoneError,
+    QueueBroken,
+    QueueResetError,
+    RequestTimeoutError,
+    StateError,
+    VioblkError,
+)
 from vioblk.memory import DmaMemory
 
 MAX_BATCH_REQUESTS: Final = 256
@@ -70,12 +77,17 @@ class Transfers:
         self._explain_failure = self._look_for_cause = None
 
     def next_queue(self) -> RequestQueue:
-        """The queues take turns. Raises StateError if there are none, and the reason of `end`."""
+        """The queues take turns; one that is broken or given up is passed over while another
+        works. Raises StateError if there are none, and the reason of `end`."""
         queues = self.queues
         if self._ended is not None:
             raise type(self._ended)(*self._ended.args)
         if not queues or not self._driver.queues:
             raise StateError(NO_QUEUES)
+        for _ in range(len(queues) - 1):
+            chosen = queues[next(self._turn) % len(queues)]
+            if chosen.broken is None:
+                return chosen
         return queues[next(self._turn) % len(queues)]
 
     def execute(
@@ -89,17 +101,21 @@ class Transfers:
         was, and what the device shows then.
 
         Raises DeviceGoneError in the place of a time-out if the device is found to need a reset,
-        or to have gone; and says why it hung up, where that is known.
+        or to have gone; and says why it hung up, where that is known. Raises QueueResetError if
+        the queue was reset meanwhile: nothing is sent a second time, as it may have been done.
         """
+        chosen = self.next_queue() if queue is None else queue
         try:
-            chosen = self.next_queue() if queue is None else queue
             chosen.execute(requests, statuses, timeout_s)
+        except QueueBroken as error:
+            raise self._driver.blame(chosen, error) from None
         except RequestTimeoutError as error:
             timed_out = f"after {timeout_s:g} s: {error}"
         except DeviceGoneError as error:
-            why = self._why_gone()
+            blamed = self._driver.blame(chosen, error)
+            why = None if isinstance(blamed, QueueResetError) else self._why_gone()
             if why is None:
-                raise
+                raise blamed from None
             raise DeviceGoneError(f"{why} ({error})") from None
         else:
             return
@@ -173,17 +189,17 @@ class Transfers:
         """One flush request; no data, and sector 0."""
         self.run(bytearray(REQUEST_RECORD.pack(RequestType.FLUSH, 0, 0, 0, 0, 0, 0)))
 
-    def read_id(self) -> bytes:
+    def read_id(self, timeout_s: float | None = None) -> bytes:
         """The 20 bytes of GET_ID. A device may fill fewer, so they are zeroed before."""
-        loan = self.pool.lend(1, Deadline(self.timeout_s))
+        timeout_s = self.timeout_s if timeout_s is None else timeout_s
+        loan = self.pool.lend(1, Deadline(timeout_s))
         try:
             [chunk] = loan.chunks
             chunk.view[:ID_BYTES] = bytes(ID_BYTES)
-            self.run(
-                bytearray(
-                    REQUEST_RECORD.pack(RequestType.GET_ID, 0, 0, 0, ID_BYTES, chunk.handle, 0)
-                )
-            )
+            record = REQUEST_RECORD.pack(RequestType.GET_ID, 0, 0, 0, ID_BYTES, chunk.handle, 0)
+            status = bytearray([STATUS_PENDING])
+            self.execute(record, status, timeout_s)
+            check_statuses(bytearray(record), status, self._explain_failure)
             return bytes(chunk.view[:ID_BYTES])
         finally:
             self.pool.end(loan)

@@ -13,7 +13,7 @@ from vioblk.cli.arguments import Address
 from vioblk.cli.console import show, standard_output
 from vioblk.cli.features import Features, open_disk
 from vioblk.cli.sizes import format_size
-from vioblk.features import Feature, Verdict
+from vioblk.features import Feature, Verdict, feature_bits
 from vioblk.wording import counted
 
 STYLES = {Verdict.ACCEPTED: "green", Verdict.DECLINED: "yellow", Verdict.IGNORED: "dim"}
@@ -50,7 +50,7 @@ def properties_table(found: DiskInfo) -> Table:
         "address": found.address,
         "transport": found.transport,
         **found.transport_details,
-        "serial": found.serial or "(none)",
+        "serial": "(not known)" if found.serial is None else found.serial or "(none)",
         "capacity": size,
         "logical block": f"{found.block_size} bytes",
         "access": "read-only" if found.read_only else "read and write",
@@ -59,7 +59,7 @@ def properties_table(found: DiskInfo) -> Table:
         "discard": _limit(found.limits.discard_bytes),
         "write zeroes": _limit(found.limits.write_zeroes_bytes),
         "ring": found.ring,
-        "ring format": found.ring_format.replace("-", ", ", 1).replace("-", " "),
+        "ring format": found.ring_format,
         "notifications": _notifications(found),
         "queues": _queues(found),
     }
@@ -72,11 +72,14 @@ def properties_table(found: DiskInfo) -> Table:
 
 
 def features_table(found: DiskInfo) -> Table:
-    """Each offered feature, what became of it, and why."""
+    """Each offered feature, what became of it, and why; then what is not offered of the ring."""
     table = Table("bit", "feature", "", "why", box=None, padding=(0, 2, 0, 0))
     for decision in found.features:
         verdict = Text(decision.verdict.name.lower(), STYLES[decision.verdict])
         table.add_row(str(decision.bit), decision.name, verdict, decision.reason)
+    bits = feature_bits()
+    for name in found.not_offered:
+        table.add_row(str(bits[name]), name, Text("not offered", "dim"), "")
     return table
 
 
@@ -90,12 +93,14 @@ def _notifications(found: DiskInfo) -> str:
 def _queue(queue: QueueInfo) -> str:
     parts = [
         f"{queue.size} descriptors",
-        f"{queue.depth} requests at once",
+        f"{counted(queue.depth, 'request')} at once",
         "polled" if queue.polling else "interrupts",
         f"{counted(queue.kick_count, 'notification')} sent",
     ]
     if queue.in_flight:
         parts.append(f"{queue.in_flight} in flight")
+    if queue.clamped_count:
+        parts.append(f"{counted(queue.clamped_count, 'used length')} too large")
     if queue.broken:
         parts.append(f"broken: {queue.broken}")
     return ", ".join(parts)

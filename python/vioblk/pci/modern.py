@@ -215,7 +215,7 @@ class ModernLayout:
         while judge(self._read_queue_register(index, QUEUE_RESET)):
             if time.monotonic() >= deadline:
                 raise ResetTimeoutError(
-                    f"queue {index} did not confirm its reset within {timeout_s} s; reset it "
+                    f"queue {index} did not confirm its reset within {timeout_s:g} s; reset it "
                     "again, or the device"
                 )
             time.sleep(interval_s)

@@ -195,7 +195,7 @@ class SoftwareTransport(Transport):
         while self.device.is_queue_resetting(index):
             if time.monotonic() >= deadline:
                 raise ResetTimeoutError(
-                    f"queue {index} did not confirm its reset within {timeout_s} s; reset it "
+                    f"queue {index} did not confirm its reset within {timeout_s:g} s; reset it "
                     "again, or the device"
                 )
             time.sleep(RESET_POLL_INTERVAL_S)
