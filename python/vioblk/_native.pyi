@@ -225,7 +225,7 @@ class SplitLayout:
 def split_layout(
     size: int, *, legacy_align: int | None = None, indirect_table_size: int = 0
 ) -> SplitLayout:
-    """Modern: each part on its own cache line. Legacy: the one contiguous area of 2.7.2."""
+    """Modern: each part on pairs of cache lines of its own. Legacy: the one area of 2.7.2."""
 
 @final
 class SplitQueue:
@@ -288,7 +288,7 @@ class PackedLayout:
         """Bytes that the region must have."""
 
 def packed_layout(size: int, *, indirect_table_size: int = 0) -> PackedLayout:
-    """Each part on its own cache line. `size`: from 1 to 32768, not only powers of two."""
+    """Each part on pairs of cache lines of its own. `size`: any from 1 to 32768."""
 
 @final
 class PackedQueue:

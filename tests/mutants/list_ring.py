@@ -187,7 +187,7 @@ MUTANTS: Final = [
         name="ring-used-part-unaligned",
         violation="puts the used ring right behind the available ring (SPLIT-LAYOUT-01)",
         function=f"{_RAW}:split_layout",
-        old="used_offset = align_up(available_offset + available_bytes, CACHE_LINE)",
+        old="used_offset = align_up(available_offset + available_bytes, CACHE_LINE_PAIR)",
         new="used_offset = available_offset + available_bytes",
         test="tests/ring/test_layout.py::test_every_part_is_aligned_for_every_queue_size",
     ),

@@ -85,7 +85,7 @@ def test_no_two_parts_overlap_or_share_a_cache_line(
     end = 0
     for offset, length in [*kind.parts(layout, size), tables]:
         assert offset >= end
-        assert kind.is_legacy or offset % 64 == 0
+        assert kind.is_legacy or offset % 128 == 0
         end = offset + length
     assert end == layout.length
 

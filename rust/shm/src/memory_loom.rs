@@ -147,6 +147,9 @@ impl<R: Record> Records<R> {
         self.0.len()
     }
 
+    /// A hint: there is nothing to model.
+    pub fn prefetch_for_write(&self, _index: usize) {}
+
     /// Read record `index`.
     pub fn load(&self, index: usize) -> R {
         // SAFETY: loom has checked that nobody writes.

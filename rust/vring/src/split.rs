@@ -234,6 +234,11 @@ impl Ring for SplitQueue {
         let element = |reaped: u64| shared.used_ring.load((reaped & mask) as usize);
         match numbers {
             Numbers::LastFreedFirst(list) => {
+                // What is freed now is taken next, and the device has read it meanwhile.
+                let each = |used: Used| {
+                    shared.descriptors.prefetch_for_write(used.head.into());
+                    each(used);
+                };
                 reap_each(limit.min(ready.into()), ledger, list, element, each)
             }
             Numbers::InTurn(turn) => reap_batches(limit, ready, ledger, turn, element, &mut each),

@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 
 from vioblk._native import Region
 from vioblk.ring.raw.words import (
-    CACHE_LINE,
+    CACHE_LINE_PAIR,
     DESCRIPTOR_BYTES,
     SIZE_MAX,
     DescriptorWords,
@@ -73,9 +73,9 @@ def packed_layout(size: int, *, indirect_table_size: int = 0) -> PackedLayout:
     if not 1 <= size <= SIZE_MAX:
         raise ValueError(f"queue size {size} is not a number from 1 to {SIZE_MAX}")
     check_indirect_table_size(indirect_table_size, size)
-    driver_offset = align_up(DESCRIPTOR_BYTES * size, CACHE_LINE)
-    device_offset = driver_offset + CACHE_LINE
-    indirect_offset = device_offset + CACHE_LINE
+    driver_offset = align_up(DESCRIPTOR_BYTES * size, CACHE_LINE_PAIR)
+    device_offset = driver_offset + CACHE_LINE_PAIR
+    indirect_offset = device_offset + CACHE_LINE_PAIR
     length = indirect_offset + size * indirect_table_size * DESCRIPTOR_BYTES
     return PackedLayout(0, driver_offset, device_offset, indirect_offset, length)
 

@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 
 from vioblk._native import Region
 from vioblk.ring.raw.words import (
-    CACHE_LINE,
+    CACHE_LINE_PAIR,
     DESCRIPTOR_BYTES,
     SIZE_MAX,
     DescriptorWords,
@@ -80,13 +80,13 @@ def split_layout(
     used_bytes = 6 + 8 * size
     available_offset = DESCRIPTOR_BYTES * size
     if legacy_align is None:
-        available_offset = align_up(available_offset, CACHE_LINE)
-        used_offset = align_up(available_offset + available_bytes, CACHE_LINE)
+        available_offset = align_up(available_offset, CACHE_LINE_PAIR)
+        used_offset = align_up(available_offset + available_bytes, CACHE_LINE_PAIR)
         end = used_offset + used_bytes
     else:
         used_offset = align_up(available_offset + available_bytes, legacy_align)
         end = align_up(used_offset + used_bytes, legacy_align)
-    indirect_offset = align_up(end, CACHE_LINE)
+    indirect_offset = align_up(end, CACHE_LINE_PAIR)
     if indirect_table_size:
         end = indirect_offset + size * indirect_table_size * DESCRIPTOR_BYTES
     return SplitLayout(0, available_offset, used_offset, indirect_offset, end)

@@ -9,8 +9,9 @@ SIZE_MAX: Final = 32768
 
 DESCRIPTOR_BYTES: Final = 16
 
-CACHE_LINE: Final = 64
-"""Driver and device write different parts: on lines of their own they do not slow each other."""
+CACHE_LINE_PAIR: Final = 128
+"""Driver and device write different parts: on cache lines of their own they do not slow each
+other. Two lines, as many processors fetch them in pairs."""
 
 # Descriptor flags (VIRTIO 1.4, 2.7.5 The Virtqueue Descriptor Table; 2.8 Packed Virtqueues).
 NEXT: Final = 1
