@@ -232,13 +232,20 @@ impl Ring for SplitQueue {
         let Self { layout, shared, numbers, ledger, .. } = self;
         let mask = u64::from(layout.size) - 1;
         let element = |reaped: u64| shared.used_ring.load((reaped & mask) as usize);
+        // What is freed now is taken next (in order: where little else is free), and the device has
+        // read it meanwhile.
+        let is_taken_soon = match numbers {
+            Numbers::LastFreedFirst(_) => true,
+            Numbers::InTurn(_) => ledger.free() < layout.size / 2,
+        };
+        let mut each = |used: Used| {
+            if is_taken_soon {
+                shared.descriptors.prefetch_for_write(used.head.into());
+            }
+            each(used);
+        };
         match numbers {
             Numbers::LastFreedFirst(list) => {
-                // What is freed now is taken next, and the device has read it meanwhile.
-                let each = |used: Used| {
-                    shared.descriptors.prefetch_for_write(used.head.into());
-                    each(used);
-                };
                 reap_each(limit.min(ready.into()), ledger, list, element, each)
             }
             Numbers::InTurn(turn) => reap_batches(limit, ready, ledger, turn, element, &mut each),
