@@ -23,8 +23,9 @@ def made_here(address: str) -> bool:
 def size_hint(address: str, size: int, size_max: int, packed: bool) -> str:
     """What makes `size` possible, to end a message that it is not; empty if nothing does."""
     if size > size_max:
-        possible = made_here(address) and size <= QUEUE_SIZE_MAX
-        return f"; open the device with queue_size={size} for larger ones" if possible else ""
+        larger = size if packed else 1 << (size - 1).bit_length()
+        possible = made_here(address) and larger <= QUEUE_SIZE_MAX
+        return f"; open the device with queue_size={larger} for larger ones" if possible else ""
     hint = "; a packed ring (packed=on) can have any size, if the device offers one"
     return hint if size >= 1 and not packed else ""
 

@@ -228,6 +228,7 @@ def test_a_size_that_cannot_be_says_which_could(
         ("ring_size=1&packed=on", "takes three descriptors .*ask for 3 or more"),
         ("ring_size=96", "a power of two up to 256; a packed ring"),
         ("ring_size=512", "a power of two up to 256; .*queue_size=512"),
+        ("ring_size=300", "a power of two up to 256; .*queue_size=512"),
     ],
 )
 def test_a_ring_size_that_cannot_be_says_which_could(

@@ -283,12 +283,13 @@ def test_a_reset_of_a_device_that_has_gone_changes_nothing_about_the_error(
         lambda: disk.reap_many(bytearray(16)),
         lambda: disk.wait(0.1),
         lambda: disk.writeback,
-        lambda: disk.info,
+        lambda: disk.serial,
         disk.reset,
     ]
     for call in calls:
         with pytest.raises(vioblk.DeviceGoneError, match=r"hung up.*close the disk and open it"):
             call()
+    assert disk.info.serial is None
     assert "has gone" in repr(disk)
     disk.close()
     with pytest.raises(vioblk.StateError, match="has been closed"):

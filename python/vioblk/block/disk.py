@@ -450,7 +450,9 @@ class BlockDevice:
                 accepted=self._device.accepted,
                 features=negotiation.decisions if negotiation else (),
                 not_offered=tuple(
-                    feature_name(bit) for bit in RING_CHOICES if bit not in self._device.offered
+                    feature_name(bit)
+                    for bit in RING_CHOICES
+                    if negotiation and bit not in negotiation.offered
                 ),
                 config=driver.config,
                 device_queue_count=driver.device_queue_count,
