@@ -24,13 +24,13 @@ def numbers(layout: RingLayout) -> tuple[int, int, int, int]:
 @pytest.mark.parametrize(
     ("size", "expected"),
     [
-        (1, (0, 64, 128, 142)),
-        (8, (0, 128, 192, 262)),
-        (256, (0, 4096, 4672, 6726)),
-        (32768, (0, 524288, 589888, 852038)),
+        (1, (0, 128, 256, 270)),
+        (8, (0, 128, 256, 326)),
+        (256, (0, 4096, 4736, 6790)),
+        (32768, (0, 524288, 589952, 852102)),
     ],
 )
-def test_modern_parts_start_on_cache_lines(
+def test_modern_parts_start_on_pairs_of_cache_lines(
     language: Language, size: int, expected: tuple[int, int, int, int]
 ) -> None:
     assert numbers(SPLIT.layout(language)(size)) == expected
