@@ -36,7 +36,7 @@ from vioblk.features import (
 )
 from vioblk.locks import acquire
 from vioblk.memory import DmaMemory
-from vioblk.queues import DeviceQueues, made_here
+from vioblk.queues import DeviceQueues
 from vioblk.status import ANY_STATE, DeviceState, Status, allowed_in, refuse_after_fork
 from vioblk.transport.base import QUEUE_RESET_TIMEOUT_S, Transport
 from vioblk.weakly import weakly
@@ -307,11 +307,8 @@ class VirtioDevice:
         if negotiation is None or Feature.RING_RESET in negotiation.accepted:
             return
         offered = Feature.RING_RESET in negotiation.offered
-        hint = (
-            ""
-            if offered or self.legacy or not made_here(self.transport.address)
-            else ("; open it with ring_reset=on")
-        )
+        possible = self.transport.makes_device and not self.legacy and not offered
+        hint = "; open it with ring_reset=on" if possible else ""
         raise UnsupportedError(
             f"queue {index} cannot be reset alone: RING_RESET was not negotiated "
             f"({negotiation.why_not(Feature.RING_RESET)}{hint}); reset the whole device instead"

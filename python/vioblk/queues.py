@@ -15,16 +15,11 @@ QUEUE_SIZE_MAX: Final = 32768
 """Of a ring of either format (VIRTIO 1.4, 2.7 Split Virtqueues, 2.8 Packed Virtqueues)."""
 
 
-def made_here(address: str) -> bool:
-    """Whether the device at `address` was started by this package, with options of the user."""
-    return address.partition(":")[0] in ("mem", "file", "qemu")
-
-
-def size_hint(address: str, size: int, size_max: int, packed: bool) -> str:
+def size_hint(transport: Transport, size: int, size_max: int, packed: bool) -> str:
     """What makes `size` possible, to end a message that it is not; empty if nothing does."""
     if size > size_max:
         larger = size if packed else 1 << (size - 1).bit_length()
-        possible = made_here(address) and larger <= QUEUE_SIZE_MAX
+        possible = transport.makes_device and larger <= QUEUE_SIZE_MAX
         return f"; open the device with queue_size={larger} for larger ones" if possible else ""
     hint = "; a packed ring (packed=on) can have any size, if the device offers one"
     return hint if size >= 1 and not packed else ""
@@ -176,7 +171,7 @@ class DeviceQueues:
         packed = Feature.RING_PACKED in self.features
         if not 1 <= size <= size_max or (size & (size - 1) and not packed):
             what = "a number" if packed else "a power of two"
-            hint = size_hint(self._open_transport().address, size, size_max, packed)
+            hint = size_hint(self._open_transport(), size, size_max, packed)
             raise ValueError(
                 f"queue {index} cannot have {size} descriptors: {what} from 1 to {size_max} is "
                 f"needed{hint}"

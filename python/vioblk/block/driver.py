@@ -365,7 +365,7 @@ class BlockDriver:
             return fits if packed else 1 << (fits.bit_length() - 1)
         if asked > most or (asked & (asked - 1) and not packed):
             what = "a number" if packed else "a power of two"
-            hint = size_hint(device.transport.address, asked, most, packed)
+            hint = size_hint(device.transport, asked, most, packed)
             raise ValueError(f"ring_size is {asked}; ask for {what} up to {most}{hint}")
         return asked
 

@@ -54,6 +54,10 @@ class Transport(ABC):
     """The status is a register, and reading it waits for nobody: it can be looked at whenever
     something is odd."""
 
+    makes_device: bool = False
+    """The transport makes the device itself, as the options of its address say: with others it
+    would offer other features and sizes."""
+
     mapping_count_max: int = 8
     """How many mappings of memory the device can be told of."""
     maps_while_live: bool = True

@@ -131,6 +131,7 @@ class SoftwareTransport(Transport):
     )
     # Its thread ends before close() returns, and nothing else reaches the memory.
     memory_safe_after_close = True
+    makes_device = True
 
     def __init__(self, address: str, **device_options: Any) -> None:
         self.address = address

@@ -85,13 +85,15 @@ def attach(
     `address`: what the transport says it was. `owns_machine`: closing the transport ends QEMU.
     """
     chosen = machine.settings
-    return PciTransport(
+    transport = PciTransport(
         address if address is not None else f"qemu:{chosen.target}",
         QemuPlatform(machine, owns_machine=owns_machine),
         interface=chosen.used_interface,
         access=chosen.access,
         interrupts=chosen.interrupts,
     )
+    transport.makes_device = True
+    return transport
 
 
 @contextmanager

@@ -24,6 +24,7 @@ _ONE_VECTOR: Final = ("shared", "config")
 class SoftwarePciTransport(PciTransport):
     """The way to a software device by its registers on a PCI bus."""
 
+    makes_device = True
     machine: SoftwarePciPlatform
     """The machine around it: unplugging, bus mastering."""
 
