@@ -84,8 +84,6 @@ class QueueHandle(Generic[Q]):
         self.indirect_table_size = parts.indirect_table_size
         self.lost: list[int] = []
         """Tokens that a reset of the queue has brought, and nobody has been told of yet."""
-        self.out_of_use = False
-        """A reset of the queue is under way, or did not succeed."""
         self._parts: QueueParts | None = parts
         self._build: Callable[[QueueParts], Q] | None = build
         self._queue: Q | None = None

@@ -195,14 +195,12 @@ class DeviceQueues:
                 f"queue {index} cannot have {size} descriptors: its indirect tables have "
                 f"{table_size}, and may not be longer than the queue"
             )
-        handle.out_of_use = True
         # First: whoever comes late finds it gone, and stays away from the wires. It stays so if
         # this does not come to its end, be it by an exception of a signal handler.
         handle.queue.abort(reset_reason(index))
         self._open_transport().reset_queue(index, timeout_s)
         handle.take_back()
         handle.replace(self._set_up(index, size, table_size))
-        handle.out_of_use = False
         lost, handle.lost = handle.lost, []
         return lost
 

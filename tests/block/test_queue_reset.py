@@ -374,11 +374,16 @@ def test_a_reset_that_is_interrupted_leaves_the_queue_unused_until_the_next(
             time.sleep(0)
         signal.raise_signal(signal.SIGINT)
 
-    interrupter = threading.Thread(target=interrupt)
-    interrupter.start()
-    with pytest.raises(KeyboardInterrupt):
-        disk.reset_queue(1, timeout_s=60)
-    interrupter.join(PROMPT_S)
+    # Whoever runs the tests in the background of a script has SIGINT ignored.
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        interrupter = threading.Thread(target=interrupt)
+        interrupter.start()
+        with pytest.raises(KeyboardInterrupt):
+            disk.reset_queue(1, timeout_s=60)
+        interrupter.join(PROMPT_S)
+    finally:
+        signal.signal(signal.SIGINT, previous)
     with pytest.raises(vioblk.DeviceGoneError, match="call it again"):
         disk.execute(records(region, RequestType.IN), bytearray(1), queue=1)
     use(disk, 0, 3)

@@ -218,9 +218,9 @@ MUTANTS: Final = (
     Mutant(
         name="queue-used-after-a-failed-reset",
         violation="spreads requests over a queue whose reset did not succeed",
-        function="vioblk.block.driver:BlockDriver.usable",
-        old="and not each.out_of_use",
-        new="",
+        function="vioblk.block.transfer:Transfers.next_queue",
+        old="if chosen.broken is None:",
+        new="if True:",
         test=f"{DISK_QUEUE_RESET_TESTS}::"
         "test_a_queue_whose_reset_is_not_confirmed_is_not_used_and_the_others_are",
     ),

@@ -339,12 +339,12 @@ class BlockDevice:
             if size is not None:
                 size = index(size)
                 driver.check_new_size(self._device, number, size)
-            others = [each for each in driver.usable if each is not chosen]
+            others = [each for each in driver.queues if each is not chosen]
             try:
                 self._transfers.queues = others or driver.queues
                 return driver.reset_queue(self._device, number, size, timeout_s)
             finally:
-                self._transfers.queues = driver.usable
+                self._transfers.queues = driver.queues
 
     # What it is
 

@@ -233,15 +233,7 @@ class BlockDriver:
     @property
     def healthy(self) -> bool:
         """Whether there is a queue that can be used, as far as is known."""
-        handles = (each for each in self._handles if each.exists and not each.out_of_use)
-        return any(each.queue.broken is None for each in handles)
-
-    @property
-    def usable(self) -> tuple[RequestQueue, ...]:
-        """What requests may be spread over: all queues, but for those of which a reset is under
-        way or did not succeed; those as well if there are no others."""
-        used = [each.queue for each in self._handles if each.exists and not each.out_of_use]
-        return tuple(used) or self.queues
+        return any(queue.broken is None for queue in self.queues)
 
     def queue(self, number: int) -> RequestQueue:
         """One of the queues. Raises ValueError if there is no such queue, StateError for none."""

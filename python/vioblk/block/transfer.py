@@ -55,7 +55,7 @@ class Transfers:
         """
         self.timeout_s = timeout_s
         self.pool = BouncePool(memory.alloc)
-        self.queues: Sequence[RequestQueue] = driver.usable
+        self.queues: Sequence[RequestQueue] = driver.queues
         """Over which requests are spread; others are put here when one of them is reset."""
         self._driver = driver
         self._memory = memory
@@ -84,11 +84,12 @@ class Transfers:
             raise type(self._ended)(*self._ended.args)
         if not queues or not self._driver.queues:
             raise StateError(NO_QUEUES)
-        for _ in range(len(queues) - 1):
-            chosen = queues[next(self._turn) % len(queues)]
+        turn = next(self._turn)
+        for step in range(len(queues)):
+            chosen = queues[(turn + step) % len(queues)]
             if chosen.broken is None:
                 return chosen
-        return queues[next(self._turn) % len(queues)]
+        return queues[turn % len(queues)]
 
     def execute(
         self,
