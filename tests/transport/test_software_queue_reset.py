@@ -74,7 +74,7 @@ def test_what_a_device_holds_back_is_lost_with_its_queue_and_the_other_goes_on(
         for _ in range(2 * size):
             assert (read(0, 0), read(1, 1)) == (0, 0)
     waiter.join(WAIT_S)
-    assert [type(error) for error in ended] == [vioblk.DeviceGoneError]
+    assert [type(error) for error in ended] == [vioblk.QueueResetError]
     assert "queue 0 was reset" in str(ended[0])
     assert disk.device.in_flight == 0
     assert device.violation is None
