@@ -205,7 +205,7 @@ MUTANTS: Final = [
         function="vioblk.block.reference_queue:_Slots.write",
         old="0 if ranged else request.sector",
         new="0 if ranged else request.sector or 8",
-        test="tests/block/test_request_queue.py::test_a_flush_has_sector_0_and_no_data",
+        test="tests/block/request_queue/test_requests.py::test_a_flush_has_sector_0_and_no_data",
     ),
     Mutant(
         name="queue-unmap-in-a-discard",
@@ -213,7 +213,7 @@ MUTANTS: Final = [
         function="vioblk.block.reference_queue:_Slots.write",
         old="= request.flags",
         new="= 1",
-        test="tests/block/test_request_queue.py::test_a_range_request_has_one_segment_of_16_bytes",
+        test="tests/block/request_queue/test_requests.py::test_a_range_request_has_one_segment_of_16_bytes",
     ),
     Mutant(
         name="queue-status-believed-unseen",
@@ -221,6 +221,6 @@ MUTANTS: Final = [
         function="vioblk.block.reference_queue:ReferenceBlockQueue._complete",
         old="and not status_was_written:",
         new="and False:",
-        test="tests/block/test_request_queue.py::test_success_past_the_used_length_is_not_believed",
+        test="tests/block/request_queue/test_completions.py::test_success_past_the_used_length_is_not_believed",
     ),
 ]
