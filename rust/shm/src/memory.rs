@@ -336,8 +336,10 @@ impl<R: Record> Records<R> {
     #[inline(always)]
     pub fn prefetch_for_write(&self, index: usize) {
         let record = std::ptr::from_ref(self.cells(index));
-        // SAFETY: a hint about an address, which a processor takes or ignores: it cannot fault, and
-        // changes no memory, no register, no stack and no flags.
+        // SAFETY: every processor of these two architectures knows the instruction, if only to do
+        // nothing (x86-64: AMD has it with long mode, older ones of Intel take it as a no-op). It
+        // is a hint about an address: it raises no exception, and changes no value in memory, no
+        // register, no stack and no flags.
         unsafe {
             #[cfg(target_arch = "x86_64")]
             std::arch::asm!(
