@@ -211,10 +211,13 @@ class BlockDriver:
 
     def refresh(self, device: VirtioDevice) -> BlockConfig:
         """Read the configuration now, and hold requests to it."""
-        self.config = read_block_config(device)
+        config = read_block_config(device)
+        # The queues first: who sees the new capacity may use all of it.
+        limits = queue_limits(self.limits, config, self.features)
         for queue in self.queues:
-            queue.limits = self.queue_limits()
-        return self.config
+            queue.limits = limits
+        self.config = config
+        return config
 
     def queue_limits(self) -> BlockLimits:
         """What the queues hold every record to."""
