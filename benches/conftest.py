@@ -8,9 +8,9 @@ import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from benches import report
-from benches.measure import Comparison, Spread
+from benches.measure import Spread
+from benches.old_pairs import Comparison
 from benches.refuse_debug import refusal
-from vioblk._native import BUILD_PROFILE
 
 RESULTS: pytest.StashKey[list[dict[str, Any]]] = pytest.StashKey()
 
@@ -66,7 +66,7 @@ def pytest_terminal_summary(
     )
     for result in results:
         terminalreporter.write_line(_line(result))
-    path = report.write(BUILD_PROFILE, results=results)
+    path = report.write("python", results=results)
     terminalreporter.write_line(f"written to {path}")
 
 

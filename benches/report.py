@@ -1,4 +1,8 @@
-"""Results as a file of `benches/out`: with the time, the commit and the machine."""
+"""Results as a file of `benches/out`: with the time, the commit and the machine.
+
+Each part of the suite writes one, `NAME.json`, into the directory of its run. `make bench` names
+that directory by VIOBLK_BENCH_RUN, so that its parts meet; whoever runs alone has one of his own.
+"""
 
 import json
 import os
@@ -8,28 +12,44 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+from vioblk._native import BUILD_PROFILE
+
 OUT: Final = Path(__file__).parent / "out"
+RUN_VARIABLE: Final = "VIOBLK_BENCH_RUN"
 
 
-def write(build_profile: str, **parts: Any) -> Path:
-    """Write a report of `parts`, as lists and dictionaries; where to."""
-    now = datetime.now(UTC)
-    report = {
-        "time": now.isoformat(timespec="seconds"),
+def write(name: str, **parts: Any) -> Path:
+    """Write a report of `parts`, lists and dictionaries, and give its path.
+
+    `results` is the part that `benches.summary` reads: a list of what `Comparison.as_json` gives,
+    or of `{"name": ..., "missing": why}` for a ratio that could not be measured.
+    """
+    path = run_directory() / f"{name}.json"
+    path.write_text(json.dumps({**circumstances(), "report": name, **parts}, indent=1) + "\n")
+    return path
+
+
+def run_directory() -> Path:
+    """Where the reports of this run go; it is made."""
+    name = os.environ.get(RUN_VARIABLE) or f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
+    directory = OUT / name
+    directory.mkdir(parents=True, exist_ok=True)
+    return directory
+
+
+def circumstances() -> dict[str, Any]:
+    """When, of what and on what something was measured."""
+    return {
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": _commit(),
-        "build_profile": build_profile,
+        "build_profile": BUILD_PROFILE,
         "machine": {
             "processor": _processor(),
             "processor_count": os.cpu_count(),
             "system": platform.platform(),
             "python": platform.python_version(),
         },
-        **parts,
     }
-    OUT.mkdir(exist_ok=True)
-    path = OUT / f"{now:%Y%m%dT%H%M%SZ}.json"
-    path.write_text(json.dumps(report, indent=2) + "\n")
-    return path
 
 
 def _commit() -> str:

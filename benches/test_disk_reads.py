@@ -14,7 +14,8 @@ from typing import Final
 import pytest
 
 import vioblk
-from benches.measure import Comparison, Spread
+from benches.measure import Spread
+from benches.old_pairs import Comparison
 from tests.interop.storage_daemon import StorageDaemon, null_export
 from vioblk.block.request import REQUEST_RECORD, SECTOR_BYTES, RequestType
 

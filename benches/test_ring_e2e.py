@@ -8,7 +8,8 @@ reap 64 completions. What differs is the driver's half alone.
 from collections.abc import Callable
 from typing import Final
 
-from benches.measure import Comparison, Spread
+from benches.measure import Spread
+from benches.old_pairs import Comparison
 from tests.block.queue_bench import (
     ACKNOWLEDGE,
     CAPACITY_SECTORS,

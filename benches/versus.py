@@ -184,7 +184,7 @@ def main() -> int:
     print(tables(cases))
     for claim in CLAIMS:
         print(ratio_lines(claim, cases))
-    print(f"\nwritten to {report.write('release', **results(cases))}")
+    print(f"\nwritten to {report.write('formats', **results(cases))}")
     return 0
 
 

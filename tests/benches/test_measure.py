@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benches import measure, refuse_debug
+from benches import old_pairs, refuse_debug
 from benches.test_ring_e2e import BATCH, ChainBatches, PrebuiltSlots, RequestBatches
 from vioblk._native import BlockQueue, SplitQueue
 from vioblk.block.reference_queue import ReferenceBlockQueue
@@ -46,7 +46,7 @@ def test_a_comparison_takes_turns_and_gives_the_ratio_of_the_pairs(
     clock = [0.0]
     order: list[str] = []
 
-    def work(name: str, seconds: float, request_count: int) -> measure.Work:
+    def work(name: str, seconds: float, request_count: int) -> old_pairs.Work:
         def run() -> int:
             order.append(name)
             clock[0] += seconds
@@ -54,8 +54,8 @@ def test_a_comparison_takes_turns_and_gives_the_ratio_of_the_pairs(
 
         return run
 
-    monkeypatch.setattr(measure, "perf_counter", lambda: clock[0])
-    comparison = measure.Comparison(work("fast", 1.0, 100), work("slow", 6.0, 20))
+    monkeypatch.setattr(old_pairs, "perf_counter", lambda: clock[0])
+    comparison = old_pairs.Comparison(work("fast", 1.0, 100), work("slow", 6.0, 20))
     for _ in range(4):
         comparison()
     assert order == ["fast", "slow", "slow", "fast", "fast", "slow", "slow", "fast"]
