@@ -12,7 +12,7 @@ import vioblk
 from tests.block.conftest import OpenDisk, OpenRecorded
 from tests.block.recording import RecordingTransport
 from tests.support.rings import rings_in_turn
-from vioblk._native import SoftwareDevice
+from vioblk._native import BlockLimits, SoftwareDevice
 from vioblk.block.config import BlockConfig
 from vioblk.block.disk import BlockDevice
 from vioblk.block.request import COMPLETION_RECORD, REQUEST_RECORD, RequestType
@@ -123,6 +123,37 @@ def test_another_capacity_is_seen_while_requests_are_in_flight(
     assert len(disk.read(sectors * 512 - 512, 512)) == 512
     with pytest.raises(vioblk.BeyondEndError):
         disk.read(sectors * 512, 512)
+
+
+class Witness:
+    """Stands among a disk's queues, and notes what capacity all can see when it is told of another
+    one."""
+
+    def __init__(self, disk: BlockDevice) -> None:
+        self._disk = disk
+        self.seen: list[tuple[int, int]] = []
+
+    @property
+    def limits(self) -> BlockLimits:
+        """What it is held to."""
+        raise NotImplementedError
+
+    @limits.setter
+    def limits(self, limits: BlockLimits) -> None:
+        self.seen.append((self._disk.capacity_bytes, limits.capacity_sectors * 512))
+
+
+def test_queues_are_held_to_another_capacity_before_anybody_can_see_it(
+    open_disk: OpenDisk,
+) -> None:
+    disk = open_disk(SILENT)
+    witness, driver = Witness(disk), disk._driver
+    driver.queues = (*driver.queues, witness)  # type: ignore[arg-type]
+    software(disk).resize(4096)
+    assert driver.refresh(disk.device).capacity_sectors == 4096
+    driver.queues = driver.queues[:-1]
+    assert witness.seen == [(1 << 20, 4096 * 512)]
+    assert disk.capacity_bytes == 4096 * 512
 
 
 class Growing(RecordingTransport):

@@ -92,8 +92,17 @@ MUTANTS: Final = (
         name="capacity-never-looked-at-again",
         violation="keeps the capacity that it read first",
         function=f"{DRIVER}.refresh",
-        old="self.config = read_block_config(device)",
+        old="self.config = config",
         new="pass",
         test="tests/block/test_events.py::test_a_change_while_the_device_comes_to_life_is_seen",
+    ),
+    Mutant(
+        name="capacity-seen-before-it-holds",
+        violation="shows a new capacity before the queues let requests use it",
+        function=f"{DRIVER}.refresh",
+        old="config = read_block_config(device)",
+        new="config = self.config = read_block_config(device)",
+        test="tests/block/test_events.py::"
+        "test_queues_are_held_to_another_capacity_before_anybody_can_see_it",
     ),
 )
