@@ -3,10 +3,10 @@
 //! `blkio_peer SOCKET [NAME=VALUE]...` connects, prints `ready`, and answers one line for each line
 //! that it reads, until its input ends:
 //!
-//! - `run SECONDS`: keeps `depth` requests in flight for that long, then waits for the last of
-//!   them; the answer is `REQUESTS SECONDS`.
-//! - `verify REQUESTS`: as many reads, of which each 64-bit word must be its own offset on the
-//!   disk; the answer is `verified REQUESTS`.
+//! - `run REQUESTS`: does so many, with `depth` of them in flight as long as there are so many
+//!   left; the answer is the seconds that it took.
+//! - `verify REQUESTS`: so many reads, of which each 64-bit word must be its own offset on the
+//!   disk; the answer is `verified`.
 //!
 //! Names are those of [`Settings`].
 
@@ -16,13 +16,10 @@ use std::fmt::Display;
 use std::io::{BufRead, Write, stdin, stdout};
 use std::mem::MaybeUninit;
 use std::str::FromStr;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use blkio::{Blkio, Blkioq, Completion, MemoryRegion, ReqFlags};
 use vioblk_benches::Outcome;
-
-/// How many requests complete between two looks at the clock, at least.
-const CLOCK_EVERY: usize = 256;
 
 /// Of the region that holds all blocks.
 const PAGE_BYTES: usize = 4096;
@@ -157,73 +154,34 @@ impl Peer {
         }
     }
 
-    /// Wait for at least `min` requests, and hand the slots of all that are done to `done`.
+    /// Do so many requests, and look at each block that came if `check`.
     #[inline]
-    fn complete(
-        &mut self,
-        min: usize,
-        mut done: impl FnMut(&mut Self, usize) -> Outcome<()>,
-    ) -> Outcome<usize> {
-        let count = self.queue.do_io(&mut self.completions, min, None, None)?;
-        for n in 0..count {
-            let (slot, result) = completion(&self.completions[n]);
-            if result != 0 {
-                return Err(format!("a request failed: {result}").into());
-            }
-            done(self, slot)?;
-        }
-        Ok(count)
-    }
-
-    fn fill(&mut self) {
-        for slot in 0..self.settings.depth {
+    fn run(&mut self, total: usize, check: bool) -> Outcome<()> {
+        let Settings { depth, min, .. } = self.settings;
+        let mut submitted = depth.min(total);
+        for slot in 0..submitted {
             self.submit(slot);
         }
-    }
-
-    fn drain(&mut self, mut in_flight: usize) -> Outcome<()> {
-        while in_flight > 0 {
-            in_flight -= self.complete(1, |_, _| Ok(()))?;
-        }
-        Ok(())
-    }
-
-    fn run(&mut self, seconds: f64) -> Outcome<String> {
-        let start = Instant::now();
-        let end = start + Duration::from_secs_f64(seconds);
-        let Settings { depth, min, .. } = self.settings;
-        self.fill();
-        let (mut total, mut look_at) = (0, CLOCK_EVERY);
-        loop {
-            total += self.complete(min, |peer, slot| {
-                peer.submit(slot);
-                Ok(())
-            })?;
-            if total >= look_at {
-                look_at = total + CLOCK_EVERY.min(depth * 8);
-                if Instant::now() >= end {
-                    break;
+        let mut completed = 0;
+        while completed < total {
+            let min = min.min(submitted - completed);
+            let count = self.queue.do_io(&mut self.completions, min, None, None)?;
+            for n in 0..count {
+                let (slot, result) = completion(&self.completions[n]);
+                if result != 0 {
+                    return Err(format!("a request failed: {result}").into());
+                }
+                if check {
+                    self.check(slot)?;
+                }
+                if submitted < total {
+                    submitted += 1;
+                    self.submit(slot);
                 }
             }
+            completed += count;
         }
-        self.drain(depth)?;
-        total += depth;
-        Ok(format!("{total} {:.9}", start.elapsed().as_secs_f64()))
-    }
-
-    fn verify(&mut self, requests: usize) -> Outcome<String> {
-        let depth = self.settings.depth;
-        self.fill();
-        let mut total = 0;
-        while total < requests {
-            total += self.complete(1, |peer, slot| {
-                peer.check(slot)?;
-                peer.submit(slot);
-                Ok(())
-            })?;
-        }
-        self.drain(depth)?;
-        Ok(format!("verified {total}"))
+        Ok(())
     }
 
     fn check(&self, slot: usize) -> Outcome<()> {
@@ -238,8 +196,15 @@ impl Peer {
 
     fn obey(&mut self, line: &str) -> Outcome<String> {
         match line.split_once(' ') {
-            Some(("run", seconds)) => self.run(parse("run", seconds)?),
-            Some(("verify", requests)) => self.verify(parse("verify", requests)?),
+            Some(("run", requests)) => {
+                let start = Instant::now();
+                self.run(parse("run", requests)?, false)?;
+                Ok(format!("{:.9}", start.elapsed().as_secs_f64()))
+            }
+            Some(("verify", requests)) => {
+                self.run(parse("verify", requests)?, true)?;
+                Ok("verified".to_owned())
+            }
             _ => Err(bad("a command", line)),
         }
     }
