@@ -22,6 +22,8 @@ mod error;
 mod eventfd;
 pub mod fence;
 pub mod fork;
+#[cfg(not(loom))]
+mod frames;
 pub mod gate;
 mod handles;
 #[cfg_attr(loom, path = "memory_loom.rs")]
@@ -41,6 +43,8 @@ pub use error::{OutOfBounds, SpaceError};
 pub use eventfd::EventFd;
 #[cfg(not(loom))]
 pub use eventfd::duplicate_fd;
+#[cfg(not(loom))]
+pub use frames::{FRAME_BYTES, Frames};
 pub use memory::{Memory, PackedDescriptors, Record, Records, Words};
 pub use mmio::{MmioWindow, RegisterError, RegisterModel, Width};
 #[cfg(not(loom))]

@@ -123,6 +123,15 @@ impl Memory {
         Ok(unsafe { self.base.add(offset) })
     }
 
+    /// A pointer to `length` bytes at `offset`, if they are inside.
+    pub(crate) fn bytes_at(
+        &self,
+        offset: usize,
+        length: usize,
+    ) -> Result<NonNull<u8>, OutOfBounds> {
+        self.at(offset, length, 1)
+    }
+
     /// Copy bytes out. What is written meanwhile may come out torn between any two bytes.
     #[inline(always)]
     pub fn read(&self, offset: usize, out: &mut [u8]) -> Result<(), OutOfBounds> {

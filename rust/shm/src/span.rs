@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use crate::error::OutOfBounds;
+#[cfg(not(loom))]
+use crate::frames::{FRAME_BYTES, Frames};
 use crate::memory::{Memory, PackedDescriptors, Record, Records, Words};
 
 /// `len` bytes of a mapping, which stays mapped as long as this lives.
@@ -76,6 +78,13 @@ impl Span {
     ) -> Result<PackedDescriptors, OutOfBounds> {
         let start = self.inside(offset, count.saturating_mul(16))?;
         PackedDescriptors::new(&self.memory, start, count)
+    }
+
+    /// `count` frames.
+    #[cfg(not(loom))]
+    pub fn frames(&self, offset: usize, count: usize) -> Result<Frames, OutOfBounds> {
+        let start = self.inside(offset, count.saturating_mul(FRAME_BYTES))?;
+        Frames::new(&self.memory, start, count)
     }
 
     /// Copy payload out.

@@ -8,17 +8,27 @@
 use crate::error::{Broken, PushError};
 use crate::ring::Used;
 
+/// The number of a head that has no chain: no chain that was published has it.
+const NO_CHAIN: u64 = u64::MAX;
+
 /// What is remembered of a chain, by its head.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Chain {
     /// How many chains were pushed before it, ever: it is published once that many and one are.
     number: u64,
     /// Writable bytes; all of 2^32, of which no used length can speak, are told as one less.
     writable: u32,
-    /// Descriptors that it takes in the ring; 0: no chain has this head.
+    /// Descriptors of the ring that are free when it comes back; 0 for one whose descriptors are
+    /// reserved.
     pub(crate) descriptors: u16,
     /// The head of the chain that was pushed before it.
     before: u16,
+}
+
+impl Default for Chain {
+    fn default() -> Self {
+        Self { number: NO_CHAIN, writable: 0, descriptors: 0, before: 0 }
+    }
 }
 
 impl Chain {
@@ -50,6 +60,8 @@ pub(crate) struct Ledger {
     chains: Box<[Chain]>,
     /// Descriptors that are free.
     free: u16,
+    /// Descriptors that are kept for chains which are pushed again and again.
+    reserved: u16,
     /// The head of the chain that was pushed last.
     newest: u16,
     /// Chains so far. Published ones that were not reaped are outstanding.
@@ -66,6 +78,7 @@ impl Ledger {
         Self {
             chains: vec![Chain::default(); size.into()].into(),
             free: size,
+            reserved: 0,
             newest: 0,
             pushed: 0,
             published: 0,
@@ -79,6 +92,22 @@ impl Ledger {
     #[inline]
     pub(crate) fn free(&self) -> u16 {
         self.free
+    }
+
+    pub(crate) fn reserved(&self) -> u16 {
+        self.reserved
+    }
+
+    /// So many free descriptors are kept from now on.
+    pub(crate) fn reserve(&mut self, descriptors: u16) {
+        self.free -= descriptors;
+        self.reserved += descriptors;
+    }
+
+    /// So many kept descriptors are free again.
+    pub(crate) fn release(&mut self, descriptors: u16) {
+        self.free += descriptors;
+        self.reserved -= descriptors;
     }
 
     #[inline]
@@ -166,7 +195,8 @@ impl Ledger {
         let Some(&chain) = self.chains.get(id as usize) else {
             return Err(Broken::IdOutOfRange { id, size: self.chains.len() as u16 });
         };
-        if chain.descriptors == 0 || chain.number >= self.published {
+        // A head without a chain has a number that none reaches.
+        if chain.number >= self.published {
             return Err(Broken::IdNotOutstanding { id });
         }
         Ok((id as u16, chain))
@@ -209,11 +239,12 @@ impl Ledger {
         self.reaped += chains as u64;
     }
 
-    /// Forget all chains; calls `each` with the heads that have one, ascending.
+    /// Forget all chains, and what was reserved; calls `each` with the heads that have a chain,
+    /// ascending.
     pub(crate) fn reclaim(&mut self, mut each: impl FnMut(u16)) {
         let size = self.chains.len() as u16;
         for (head, chain) in (0..size).zip(&self.chains) {
-            if chain.descriptors > 0 {
+            if chain.number != NO_CHAIN {
                 each(head);
             }
         }

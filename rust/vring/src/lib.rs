@@ -38,7 +38,7 @@ pub use packed::PackedQueue;
 pub use queue::{BlockQueue, Execution, TICK, Wires};
 #[cfg(not(loom))]
 pub use queue_error::{NewQueueError, QueueError};
-pub use ring::{Ring, RingOptions, Used};
+pub use ring::{FixedTable, Ring, RingOptions, Used};
 #[cfg(not(loom))]
 pub use slots::{STATUS_PENDING, slots_length};
 pub use split::SplitQueue;

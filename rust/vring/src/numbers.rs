@@ -51,9 +51,11 @@ impl Numbers {
         }
     }
 
-    /// As if the last chain had never taken its `count` numbers, from `first` on.
+    /// As if the last chain had never taken its `count` numbers, from `first` on (0: it had them
+    /// before, and keeps them).
     pub(crate) fn untake(&mut self, first: u16, count: u16) {
         match self {
+            Self::LastFreedFirst(_) if count == 0 => (),
             Self::LastFreedFirst(list) => list.give_back(first, count),
             Self::InTurn(turn) => turn.set_first(first),
         }

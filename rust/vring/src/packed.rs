@@ -23,8 +23,8 @@ use std::hint::black_box;
 use std::ops::Range;
 
 use shm::{
-    Claim, PackedBody, PackedDescriptor, PackedDescriptors, PackedUsed, Records, Region, Segment,
-    Words, fence,
+    Claim, OutOfBounds, PackedBody, PackedDescriptor, PackedDescriptors, PackedUsed, Pin, Records,
+    Region, Segment, Words, fence,
 };
 
 use crate::error::{Broken, LayoutError, PushError};
@@ -32,7 +32,7 @@ use crate::in_order::Turn;
 use crate::layout::{DESCRIPTOR_BYTES, PackedLayout};
 use crate::ledger::{Chain, Ledger};
 use crate::numbers::{FreeList, Numbers};
-use crate::ring::{Ring, RingOptions, Used};
+use crate::ring::{FixedTable, Ring, RingOptions, Used};
 use position::{Position, batch_passed};
 
 const NEXT: u16 = 1;
@@ -225,6 +225,34 @@ impl Ring for PackedQueue {
         Ok(id)
     }
 
+    fn write_fixed_table(
+        memory: &Pin,
+        offset: usize,
+        readable: &[Segment],
+        writable: &[Segment],
+    ) -> Result<FixedTable, OutOfBounds> {
+        let count = readable.len() + writable.len();
+        let tables = memory.region().span().records(offset, count)?;
+        list_table(&tables, 0, readable, writable);
+        Ok(FixedTable {
+            address: memory.region().device_address() + offset as u64,
+            length: (count * DESCRIPTOR_BYTES) as u32,
+            writable: writable.iter().map(|segment| u64::from(segment.len())).sum(),
+        })
+    }
+
+    #[inline]
+    fn push_table(&mut self, table: &FixedTable) -> Result<u16, PushError> {
+        self.ledger.check().map_err(PushError::Broken)?;
+        self.ledger.check_room(1)?;
+        let id = self.numbers.first();
+        self.numbers.take_through(id);
+        self.point_to(id, table);
+        self.held_back_count += 1;
+        self.ledger.add(id, 1, table.writable);
+        Ok(id)
+    }
+
     fn withdraw(&mut self, mut each: impl FnMut(u16)) {
         while let Some((id, _)) = self.ledger.withdraw() {
             self.numbers.untake(id, 1);
@@ -397,6 +425,24 @@ fn next_used(
     Ok(Some((id, chain, length)))
 }
 
+/// Write a table, whose entries stand one behind the other.
+#[inline]
+fn list_table(
+    tables: &Records<PackedDescriptor>,
+    first: usize,
+    readable: &[Segment],
+    writable: &[Segment],
+) {
+    let mut index = first;
+    for (part, flags) in [(readable, 0), (writable, WRITE)] {
+        for segment in part {
+            let (addr, len) = (segment.addr(), segment.len());
+            tables.store(index, PackedDescriptor { addr, len, id: 0, flags });
+            index += 1;
+        }
+    }
+}
+
 impl PackedQueue {
     /// Let the device see the flags of these descriptors.
     #[inline]
@@ -435,16 +481,16 @@ impl PackedQueue {
     #[inline]
     fn write_table(&mut self, id: u16, count: u16, readable: &[Segment], writable: &[Segment]) {
         let first = usize::from(id) * usize::from(self.layout.indirect_table_size);
-        let mut index = first;
-        for (part, flags) in [(readable, 0), (writable, WRITE)] {
-            for segment in part {
-                let (addr, len) = (segment.addr(), segment.len());
-                self.shared.tables.store(index, PackedDescriptor { addr, len, id: 0, flags });
-                index += 1;
-            }
-        }
-        let addr = self.tables_address + (first * DESCRIPTOR_BYTES) as u64;
-        let len = u32::from(count) * DESCRIPTOR_BYTES as u32;
+        list_table(&self.shared.tables, first, readable, writable);
+        let address = self.tables_address + (first * DESCRIPTOR_BYTES) as u64;
+        let length = u32::from(count) * DESCRIPTOR_BYTES as u32;
+        self.point_to(id, &FixedTable { address, length, writable: 0 });
+    }
+
+    /// The next descriptor points to a table.
+    #[inline]
+    fn point_to(&mut self, id: u16, table: &FixedTable) {
+        let FixedTable { address: addr, length: len, .. } = *table;
         self.write(self.next, PackedBody { addr, len, id }, INDIRECT);
         self.next = self.next.after(1, self.layout.size);
     }

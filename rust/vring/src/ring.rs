@@ -2,7 +2,7 @@
 
 use std::fmt::Debug;
 
-use shm::{Claim, Segment};
+use shm::{Claim, OutOfBounds, Pin, Segment};
 
 use crate::error::{Broken, LayoutError, PushError};
 
@@ -34,6 +34,16 @@ pub struct Used {
     /// Whether the device said how many: on a packed ring only if it set WRITE (VIRTIO 1.4, 2.8.4
     /// Element Address and Length), which QEMU's do not. Without it `written` is 0.
     pub written_given: bool,
+}
+
+/// An indirect table that was written once, in memory of its owner's: each chain that is pushed with
+/// it is one descriptor of the ring.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FixedTable {
+    pub(crate) address: u64,
+    pub(crate) length: u32,
+    /// Bytes that the device may write.
+    pub(crate) writable: u64,
 }
 
 /// The driver's half of a virtqueue.
@@ -97,6 +107,54 @@ pub trait Ring: Debug + Sized {
     /// Write a chain: what the device reads, then what it writes. Returns its head.
     fn push(&mut self, readable: &[Segment], writable: &[Segment]) -> Result<u16, PushError>;
 
+    /// Whether chains can have descriptors of their own for as long as they like. Not where the
+    /// place of a descriptor says when it is used: on a packed ring, or in order.
+    fn can_reserve(&self) -> bool {
+        false
+    }
+
+    /// Descriptors that are reserved.
+    fn reserved_count(&self) -> u16 {
+        0
+    }
+
+    /// Take descriptors out of the ring for a chain that `push_reserved` pushes again and again, and
+    /// write it once. Returns its head. Only if `can_reserve`; else, as if the ring were full.
+    fn reserve(&mut self, readable: &[Segment], writable: &[Segment]) -> Result<u16, PushError> {
+        let _ = (readable, writable);
+        Err(PushError::Full { needed: 1, free: 0 })
+    }
+
+    /// The same of one descriptor that points to a table.
+    fn reserve_table(&mut self, table: &FixedTable) -> Result<u16, PushError> {
+        let _ = table;
+        Err(PushError::Full { needed: 1, free: 0 })
+    }
+
+    /// Give the `count` descriptors of a reserved chain back. It is not pushed.
+    fn release(&mut self, head: u16, count: u16) {
+        let _ = (head, count);
+    }
+
+    /// Push a reserved chain that is not pushed already, with as many writable bytes as it has.
+    /// Unlike `push` it does not look whether the ring is broken: `publish` does.
+    #[inline]
+    fn push_reserved(&mut self, head: u16, writable: u32) {
+        let _ = (head, writable);
+    }
+
+    /// Write a chain as an indirect table into memory of the caller's, `offset` bytes into the
+    /// region, where it stays as long as chains are pushed with it.
+    fn write_fixed_table(
+        memory: &Pin,
+        offset: usize,
+        readable: &[Segment],
+        writable: &[Segment],
+    ) -> Result<FixedTable, OutOfBounds>;
+
+    /// Push a chain of one descriptor, which points to a table. Returns its head.
+    fn push_table(&mut self, table: &FixedTable) -> Result<u16, PushError>;
+
     /// Take back what was pushed since the last publish; calls `each` with the heads, newest
     /// first. It was never available, so the device must not look at it.
     fn withdraw(&mut self, each: impl FnMut(u16));
@@ -117,7 +175,7 @@ pub trait Ring: Debug + Sized {
     /// Hint that no notifications are wanted.
     fn disarm(&mut self);
 
-    /// After a confirmed reset only: forget all chains and zero the ring; calls `each` with the
+    /// After a confirmed reset only: forget all chains (reserved ones, too) and zero the ring; calls `each` with the
     /// heads that the device never gave back (pushed ones included), ascending.
     fn reclaim(&mut self, each: impl FnMut(u16));
 

@@ -16,7 +16,8 @@
 //! than the index was moved by.
 
 use shm::{
-    AvailableElement, Claim, Descriptor, Records, Region, Segment, UsedElement, Words, fence,
+    AvailableElement, Claim, Descriptor, OutOfBounds, Pin, Records, Region, Segment, UsedElement,
+    Words, fence,
 };
 
 use crate::error::{Broken, LayoutError, PushError};
@@ -24,8 +25,8 @@ use crate::event::event_passed;
 use crate::in_order::Turn;
 use crate::layout::{DESCRIPTOR_BYTES, SplitLayout};
 use crate::ledger::Ledger;
-use crate::numbers::{FreeList, Numbers};
-use crate::ring::{Ring, RingOptions, Used};
+use crate::numbers::Numbers;
+use crate::ring::{FixedTable, Ring, RingOptions, Used};
 
 const NEXT: u16 = 1;
 const WRITE: u16 = 2;
@@ -188,9 +189,71 @@ impl Ring for SplitQueue {
             self.write_direct(head, segments, readable, writable)
         };
         self.numbers.take_through(last);
-        let slot = self.slot(self.ledger.pushed());
-        self.shared.available_ring.store(slot, AvailableElement(head));
-        self.ledger.add(head, needed, writable_bytes);
+        self.add(head, needed, writable_bytes);
+        Ok(head)
+    }
+
+    fn can_reserve(&self) -> bool {
+        matches!(self.numbers, Numbers::LastFreedFirst(_))
+    }
+
+    fn reserved_count(&self) -> u16 {
+        self.ledger.reserved()
+    }
+
+    fn reserve(&mut self, readable: &[Segment], writable: &[Segment]) -> Result<u16, PushError> {
+        let (segments, _) = self.validate(readable, writable)?;
+        self.check_reservable(segments)?;
+        let head = self.numbers.first();
+        let last = self.write_direct(head, segments, readable, writable);
+        self.numbers.take_through(last);
+        self.ledger.reserve(segments);
+        Ok(head)
+    }
+
+    fn reserve_table(&mut self, table: &FixedTable) -> Result<u16, PushError> {
+        self.check_reservable(1)?;
+        let head = self.numbers.first();
+        self.point_to(head, table);
+        self.numbers.take_through(head);
+        self.ledger.reserve(1);
+        Ok(head)
+    }
+
+    fn release(&mut self, head: u16, count: u16) {
+        self.numbers.untake(head, count);
+        self.ledger.release(count);
+    }
+
+    #[inline]
+    fn push_reserved(&mut self, head: u16, writable: u32) {
+        self.add(head, 0, writable.into());
+    }
+
+    fn write_fixed_table(
+        memory: &Pin,
+        offset: usize,
+        readable: &[Segment],
+        writable: &[Segment],
+    ) -> Result<FixedTable, OutOfBounds> {
+        let count = readable.len() + writable.len();
+        let tables = memory.region().span().records(offset, count)?;
+        link_table(&tables, 0, count as u16, readable, writable);
+        Ok(FixedTable {
+            address: memory.region().device_address() + offset as u64,
+            length: (count * DESCRIPTOR_BYTES) as u32,
+            writable: writable.iter().map(|segment| u64::from(segment.len())).sum(),
+        })
+    }
+
+    #[inline]
+    fn push_table(&mut self, table: &FixedTable) -> Result<u16, PushError> {
+        self.ledger.check().map_err(PushError::Broken)?;
+        self.ledger.check_room(1)?;
+        let head = self.numbers.first();
+        self.point_to(head, table);
+        self.numbers.take_through(head);
+        self.add(head, 1, table.writable);
         Ok(head)
     }
 
@@ -232,23 +295,27 @@ impl Ring for SplitQueue {
         let Self { layout, shared, numbers, ledger, .. } = self;
         let mask = u64::from(layout.size) - 1;
         let element = |reaped: u64| shared.used_ring.load((reaped & mask) as usize);
-        // What is freed now is taken next (in order: where little else is free), and the device has
-        // read it meanwhile.
-        let is_taken_soon = match numbers {
-            Numbers::LastFreedFirst(_) => true,
-            Numbers::InTurn(_) => ledger.free() < layout.size / 2,
-        };
-        let mut each = |used: Used| {
-            if is_taken_soon {
-                shared.descriptors.prefetch_for_write(used.head.into());
-            }
-            each(used);
-        };
+        let fetch = |head: u16| shared.descriptors.prefetch_for_write(head.into());
         match numbers {
             Numbers::LastFreedFirst(list) => {
-                reap_each(limit.min(ready.into()), ledger, list, element, each)
+                // What is freed now is taken next, and the device has read it meanwhile.
+                let free = |head, count| {
+                    list.give_back(head, count);
+                    fetch(head);
+                };
+                reap_each(limit.min(ready.into()), ledger, free, element, each)
             }
-            Numbers::InTurn(turn) => reap_batches(limit, ready, ledger, turn, element, &mut each),
+            Numbers::InTurn(turn) => {
+                // The same in order, where little else is free.
+                let is_taken_soon = ledger.free() < layout.size / 2;
+                let mut each = |used: Used| {
+                    if is_taken_soon {
+                        fetch(used.head);
+                    }
+                    each(used);
+                };
+                reap_batches(limit, ready, ledger, turn, element, &mut each)
+            }
         }
     }
 
@@ -279,12 +346,13 @@ impl Ring for SplitQueue {
     }
 }
 
-/// Take back `count` chains, each by a used element of its own.
+/// Take back `count` chains, each by a used element of its own. Reserved ones keep their
+/// descriptors; `free` gets those of the others.
 #[inline]
 fn reap_each(
     count: usize,
     ledger: &mut Ledger,
-    list: &mut FreeList,
+    mut free: impl FnMut(u16, u16),
     element: impl Fn(u64) -> UsedElement,
     mut each: impl FnMut(Used),
 ) -> Result<usize, Broken> {
@@ -303,8 +371,10 @@ fn reap_each(
             Err(broken) => break ledger.breach(broken, done),
         };
         ledger.take(head);
-        list.give_back(head, chain.descriptors);
-        descriptors += chain.descriptors;
+        if chain.descriptors > 0 {
+            free(head, chain.descriptors);
+            descriptors += chain.descriptors;
+        }
         done += 1;
         each(ledger.clamp(chain, Some(len)).of(head));
     };
@@ -345,6 +415,25 @@ fn reap_batches(
         match found {
             Ok((chain, batch)) => turn.begin(batch, ledger.clamp(chain, Some(len))),
             Err(broken) => return ledger.breach(broken, count),
+        }
+    }
+}
+
+/// Write a table, whose entries are linked one to the next.
+#[inline]
+fn link_table(
+    tables: &Records<Descriptor>,
+    first: usize,
+    count: u16,
+    readable: &[Segment],
+    writable: &[Segment],
+) {
+    let mut index = 0;
+    for (part, write) in [(readable, 0), (writable, WRITE)] {
+        for segment in part {
+            let (more, next) = if index + 1 < count { (NEXT, index + 1) } else { (0, 0) };
+            tables.store(first + usize::from(index), describe(segment, write | more, next));
+            index += 1;
         }
     }
 }
@@ -395,24 +484,34 @@ impl SplitQueue {
     #[inline]
     fn write_table(&self, head: u16, count: u16, readable: &[Segment], writable: &[Segment]) {
         let first = usize::from(head) * usize::from(self.layout.indirect_table_size);
-        let mut index = 0;
-        for (part, write) in [(readable, 0), (writable, WRITE)] {
-            for segment in part {
-                let (more, next) = if index + 1 < count { (NEXT, index + 1) } else { (0, 0) };
-                let descriptor = describe(segment, write | more, next);
-                self.shared.tables.store(first + usize::from(index), descriptor);
-                index += 1;
-            }
+        link_table(&self.shared.tables, first, count, readable, writable);
+        let address = self.tables_address + (first * DESCRIPTOR_BYTES) as u64;
+        let length = u32::from(count) * DESCRIPTOR_BYTES as u32;
+        self.point_to(head, &FixedTable { address, length, writable: 0 });
+    }
+
+    /// A descriptor that points to a table (VIRTIO 1.4, 2.7.5.3 Indirect Descriptors).
+    #[inline]
+    fn point_to(&self, head: u16, table: &FixedTable) {
+        let FixedTable { address: addr, length: len, .. } = *table;
+        let descriptor = Descriptor { addr, len, flags: INDIRECT, next: 0 };
+        self.shared.descriptors.store(usize::from(head), descriptor);
+    }
+
+    /// Name the chain that was written in the available ring.
+    #[inline]
+    fn add(&mut self, head: u16, descriptors: u16, writable: u64) {
+        let slot = self.slot(self.ledger.pushed());
+        self.shared.available_ring.store(slot, AvailableElement(head));
+        self.ledger.add(head, descriptors, writable);
+    }
+
+    fn check_reservable(&self, needed: u16) -> Result<(), PushError> {
+        self.ledger.check().map_err(PushError::Broken)?;
+        if !self.can_reserve() {
+            return Err(PushError::Full { needed, free: 0 });
         }
-        self.shared.descriptors.store(
-            usize::from(head),
-            Descriptor {
-                addr: self.tables_address + (first * DESCRIPTOR_BYTES) as u64,
-                len: u32::from(count) * DESCRIPTOR_BYTES as u32,
-                flags: INDIRECT,
-                next: 0,
-            },
-        );
+        self.ledger.check_room(needed)
     }
 
     #[inline]
