@@ -484,6 +484,13 @@ class SoftwareDevice:
         """Whether a reset of the queue has not ended: by a fault."""
     def kick_fd(self, index: int) -> int:
         """An eventfd that wakes the device for queue `index` (owned by the device)."""
+    def serving_doorbell(self, index: int) -> Doorbell:
+        """A doorbell of queue `index` that serves: whoever rings it serves all that waits, on his
+        own thread, before it has rung (with threaded=False). Such a device answers a driver
+        without anybody who calls `serve`, and in the same way each time.
+
+        Raises ValueError for a queue that is not there, StateError if the device has a thread.
+        """
     def interrupt_fd(self, index: int) -> int:
         """The eventfd that the device signals used buffers of queue `index` with."""
     @property

@@ -253,6 +253,32 @@ def test_serve_is_for_devices_without_a_thread(rig: Rig) -> None:
     threaded.device.close()
 
 
+def test_a_serving_doorbell_has_the_device_serve_before_it_has_rung(rig: Rig) -> None:
+    doorbell = rig.device.serving_doorbell(0)
+    rig.push(3)
+    doorbell.ring()
+    assert len(rig.queue.reap()) == 3
+    assert rig.device.counters()["kicks"] == 1
+    doorbell.ring()
+    assert rig.queue.reap() == []
+
+
+def test_a_serving_doorbell_is_for_a_device_without_a_thread_and_for_its_queues(rig: Rig) -> None:
+    with pytest.raises(ValueError, match="there is no queue 1, but 1 queues"):
+        rig.device.serving_doorbell(1)
+    threaded = Rig(threaded=True)
+    with pytest.raises(StateError, match="threaded=False"):
+        threaded.device.serving_doorbell(0)
+    threaded.device.close()
+
+
+def test_a_serving_doorbell_of_a_closed_device_says_so(rig: Rig) -> None:
+    doorbell = rig.device.serving_doorbell(0)
+    rig.device.close()
+    with pytest.raises(StateError, match="is closed"):
+        doorbell.ring()
+
+
 def test_configuration_has_96_bytes(rig: Rig) -> None:
     assert len(rig.device.read_config(0, 96)) == 96
     for call in (
@@ -378,6 +404,7 @@ def _calls(device: SoftwareDevice) -> dict[str, Callable[[], object]]:
         "reset_queue": lambda: device.reset_queue(0),
         "is_queue_resetting": lambda: device.is_queue_resetting(0),
         "kick_fd": lambda: device.kick_fd(0),
+        "serving_doorbell": lambda: device.serving_doorbell(0),
         "interrupt_fd": lambda: device.interrupt_fd(0),
         "config_fd": lambda: device.config_fd,
         "serve": device.serve,

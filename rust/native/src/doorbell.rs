@@ -18,7 +18,7 @@ pub(crate) struct Doorbell {
 }
 
 impl Doorbell {
-    fn new(bell: shm::Doorbell) -> Self {
+    pub(crate) fn new(bell: shm::Doorbell) -> Self {
         Self { bell: Arc::new(bell), owner: Owner::here() }
     }
 

@@ -6,9 +6,11 @@ use std::sync::Arc;
 use pyo3::exceptions::{PyOSError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
-use softdev::{Device, DeviceError, DeviceOptions, Fault, QueueSetup};
+use shm::Notification;
+use softdev::{Device, DeviceError, DeviceOptions, Fault, QueueSetup, ServingBell};
 
 use crate::arguments::within;
+use crate::doorbell::Doorbell;
 use crate::errors;
 use crate::memory::DmaSpace;
 
@@ -216,6 +218,16 @@ impl SoftwareDevice {
     fn interrupt_fd(&self, py: Python<'_>, index: &Bound<'_, PyAny>) -> PyResult<i32> {
         let index = within("index", index)?;
         self.device.interrupt_fd(index).map_err(|error| of_device(py, error))
+    }
+
+    fn serving_doorbell(&self, py: Python<'_>, index: &Bound<'_, PyAny>) -> PyResult<Doorbell> {
+        let index: u16 = within("index", index)?;
+        self.device.kick_fd(index.into()).map_err(|error| of_device(py, error))?;
+        let bell = ServingBell::new(Arc::clone(&self.device));
+        let window = shm::MmioWindow::model(Arc::new(bell.map_err(|e| of_device(py, e))?));
+        let names_queue = Notification { value: index, carries_data: false };
+        let bell = shm::Doorbell::mmio(window, 0, names_queue);
+        bell.map(Doorbell::new).map_err(|error| errors::of_register(py, error))
     }
 
     #[getter]

@@ -237,14 +237,22 @@ impl Device {
         Ok(self.service.config_event.as_raw_fd())
     }
 
+    /// Refuse to serve on the caller's thread what has a thread of its own.
+    pub(crate) fn check_unthreaded(&self) -> Result<(), DeviceError> {
+        if self.options.threaded {
+            return Err(DeviceError::State(
+                "the device serves itself; make it with threaded=False to serve it on a thread of \
+                 yours"
+                    .into(),
+            ));
+        }
+        Ok(())
+    }
+
     /// Serve what waits, at most `limit` chains, on this thread; how many were taken.
     pub fn serve(&self, limit: usize) -> Result<usize, DeviceError> {
         self.check()?;
-        if self.options.threaded {
-            return Err(DeviceError::State(
-                "the device serves itself; make it with threaded=False to call serve()".into(),
-            ));
-        }
+        self.check_unthreaded()?;
         let service = &self.service;
         let mut engine = service.visit();
         for index in 0..service.wires.kicks.len() {

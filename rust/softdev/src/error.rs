@@ -4,6 +4,8 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
+use shm::RegisterError;
+
 /// A mistake of the device's owner, or a refusal of the system. What a driver does wrong through
 /// its rings is no error here: it sets DEVICE_NEEDS_RESET.
 #[derive(Debug)]
@@ -42,6 +44,16 @@ impl fmt::Display for DeviceError {
 }
 
 impl std::error::Error for DeviceError {}
+
+/// What a driver that reaches the device through its registers is told.
+impl From<DeviceError> for RegisterError {
+    fn from(error: DeviceError) -> Self {
+        match error {
+            DeviceError::Forked => Self::Forked,
+            other => Self::Closed(other.to_string()),
+        }
+    }
+}
 
 impl From<io::Error> for DeviceError {
     fn from(error: io::Error) -> Self {

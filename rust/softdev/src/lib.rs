@@ -7,7 +7,8 @@
 //! Reading order: `ring` (chains out, used elements in), `block` (what a request asks for),
 //! `storage` (where sectors live), `registers` (status, features, configuration), `engine` (one
 //! pass over the queues), `service` (the thread, and turns between it and callers), `device` (the
-//! handle that owns it all), `pci` (the same device behind the registers of a PCI function).
+//! handle that owns it all), `serving_bell` (a doorbell that needs no thread), `pci` (the same
+//! device behind the registers of a PCI function).
 
 #![forbid(unsafe_code)]
 // The loom models run the ring with its view of memory, and nothing else of the device.
@@ -37,6 +38,8 @@ mod registers;
 #[cfg(not(loom))]
 mod service;
 #[cfg(not(loom))]
+mod serving_bell;
+#[cfg(not(loom))]
 pub mod storage;
 
 pub use address_map::{AddressMap, Segment};
@@ -54,3 +57,5 @@ pub use options::DeviceOptions;
 pub use pci::{Access, PciFace, PciFaceOptions, Structure};
 #[cfg(not(loom))]
 pub use registers::{CONFIG_BYTES, QueueSetup, feature, status};
+#[cfg(not(loom))]
+pub use serving_bell::ServingBell;

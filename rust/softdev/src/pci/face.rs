@@ -274,23 +274,16 @@ impl RegisterModel for PciFace {
     }
 
     fn read(&self, offset: usize, width: Width) -> Result<u32, RegisterError> {
-        self.check_owner().map_err(of_device)?;
-        let value = self.load(offset, width).map_err(of_device)?;
+        self.check_owner()?;
+        let value = self.load(offset, width)?;
         self.record(offset, width, value, false);
         Ok(value)
     }
 
     fn write(&self, offset: usize, width: Width, value: u32) -> Result<(), RegisterError> {
-        self.check_owner().map_err(of_device)?;
+        self.check_owner()?;
         // Before its effects, which other threads see at once.
         self.record(offset, width, value, true);
-        self.store(offset, width, value).map_err(of_device)
-    }
-}
-
-fn of_device(error: DeviceError) -> RegisterError {
-    match error {
-        DeviceError::Forked => RegisterError::Forked,
-        other => RegisterError::Closed(other.to_string()),
+        Ok(self.store(offset, width, value)?)
     }
 }
