@@ -35,7 +35,7 @@ RUST_SOURCES := Cargo.toml Cargo.lock \
 
 # What the tests run that pip and cargo do not bring, each with the Debian packages that have it.
 # The storage daemon has moved from qemu-system-common to qemu-utils.
-TEST_TOOLS := qemu-system-x86_64 qemu-storage-daemon qemu-img qemu-io mke2fs debugfs git
+TEST_TOOLS := qemu-system-x86_64 qemu-storage-daemon qemu-img qemu-io mke2fs debugfs git valgrind
 PACKAGES_OF_qemu-system-x86_64 := qemu-system-x86 qemu-system-common
 PACKAGES_OF_qemu-storage-daemon := qemu-utils qemu-system-common
 PACKAGES_OF_qemu-img := qemu-utils
@@ -43,6 +43,7 @@ PACKAGES_OF_qemu-io := qemu-utils
 PACKAGES_OF_mke2fs := e2fsprogs
 PACKAGES_OF_debugfs := e2fsprogs
 PACKAGES_OF_git := git
+PACKAGES_OF_valgrind := valgrind
 
 .PHONY: run
 run: $(STAMPS)/extension
