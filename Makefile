@@ -212,15 +212,21 @@ fuzz-tools: toolchain
 
 # Twice, if need be: Debian's QEMU packages of two versions exclude each other, so that what is
 # installed first can take others away.
-.PHONY: test-tools
-test-tools:
-	@need() { command -v $$1 >/dev/null || { missing+=($$1); packages+=($${@:2}); }; }
-	look() { missing=() packages=(); $(foreach tool,$(TEST_TOOLS),need $(tool) $(PACKAGES_OF_$(tool));) }
+.PHONY: test-tools bench-tools
+test-tools: TOOLS := $(TEST_TOOLS)
+bench-tools: TOOLS := $(TEST_TOOLS) $(BENCH_TOOLS)
+test-tools bench-tools:
+	@have() { case $$1 in
+		python3-libnbd) /usr/bin/python3 -c 'import nbd' 2>/dev/null ;;
+		*) command -v $$1 >/dev/null ;;
+	esac; }
+	need() { have $$1 || { missing+=($$1); packages+=($${@:2}); }; }
+	look() { missing=() packages=(); $(foreach tool,$(TOOLS),need $(tool) $(PACKAGES_OF_$(tool));) }
 	look
 	[ $${#missing[@]} -gt 0 ] || exit 0
 	if [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
 		packages=($$(printf '%s\n' $${packages[@]} | sort -u))
-		echo "The tests need $${missing[*]}; on Debian: sudo apt-get install $${packages[*]}" >&2
+		echo "$@ found no $${missing[*]}; on Debian: sudo apt-get install $${packages[*]}" >&2
 		exit 1
 	fi
 	export DEBIAN_FRONTEND=noninteractive
