@@ -7,6 +7,7 @@ of the driver; what is not the device's is the driver's share. What the clock it
 is measured by a loop over nothing, and subtracted.
 """
 
+from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,7 @@ from benches.shapes import SEGMENT_BYTES, Shape
 from vioblk._native import BlockLimits, BlockQueue, PackedQueue, SoftwareDevice, SplitQueue
 from vioblk.block.queue import RequestQueue
 from vioblk.block.reference_queue import ReferenceBlockQueue
-from vioblk.block.request import COMPLETION_RECORD, REQUEST_RECORD, RequestType
+from vioblk.block.request import COMPLETION_RECORD, REQUEST_RECORD, SECTOR_BYTES, RequestType
 from vioblk.ring import Chain, Ring, Segment, reference
 
 CAPACITY_SECTORS: Final = 1 << 16
@@ -196,6 +197,30 @@ def make_queue(
         indirect_table_size=shape.table_size,
         event_idx=shape.event_idx,
     )
+
+
+class NativePool:
+    """A slot pool of the package: prebuilt slots in Rust."""
+
+    def __init__(self, shape: Shape) -> None:
+        self.memory = memory = Memory(shape)
+        queue: Any = make_queue(memory)
+        frames = memory.space.alloc(queue.slot_frames_length(shape.batch, shape.data_bytes))
+        self.pool = pool = queue.slot_pool(memory.data, frames, shape.batch, shape.data_bytes)
+        self.slots = array("I", range(shape.batch))
+        self.offsets = array("Q", [SECTOR_BYTES * sector for sector in sectors(shape)])
+        self._slots_out = array("I", self.slots)
+        self._statuses_out = bytearray(shape.batch)
+        self._submit, self._reap = pool.submit, pool.reap
+
+    def submit(self) -> None:
+        self._submit(self.slots, self.offsets)
+
+    def reap(self) -> None:
+        self._reap(self._slots_out, self._statuses_out)
+
+    def results(self) -> list[tuple[int, int]]:
+        return list(zip(self._slots_out, self._statuses_out, strict=True))
 
 
 class RingChains:

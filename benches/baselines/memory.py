@@ -23,7 +23,9 @@ class Memory:
         self.layout: RingLayout = layout_of(shape.queue_size, indirect_table_size=shape.table_size)
         slots_bytes = SLOT_BYTES * shape.queue_size
         data_bytes = shape.batch * shape.data_bytes
-        total = sum(-(-each // 4096) for each in (self.layout.length, slots_bytes, data_bytes))
+        frames_bytes = shape.batch * (16 * shape.descriptors + 256)  # those of a slot pool
+        parts = (self.layout.length, slots_bytes, data_bytes, frames_bytes)
+        total = sum(-(-each // 4096) for each in parts)
         self.space = DmaSpace()
         self.space.map(4096 * (total + 16), DEVICE_ADDRESS)
         self.ring = self.space.alloc(self.layout.length)
