@@ -17,6 +17,7 @@ def main() -> None:
         counts = count(Path(directory))
         for bound in BOUNDS:
             print(f"\n{bound.name}: {bound.measure(counts):.0f} for a request ({bound.what})")
+            print(f"  {bound.allocate(counts):.0f} calls of malloc and its like by the extension")
             for part in bound.parts:
                 print(f"  {counts[part].instructions:.0f} in {part}, most of them in")
                 for place, instructions in counts[part].places()[:PLACE_COUNT]:

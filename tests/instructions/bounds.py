@@ -23,6 +23,14 @@ class Bound(NamedTuple):
     most: int
     """About twice as many, as interpreters and C libraries differ."""
 
+    allocations: int
+    """Calls of malloc and its like by the extension in all of the parts, however many requests
+    they are for; no more than these, as they do not vary."""
+
+    def allocate(self, counts: Mapping[str, Count]) -> float:
+        """Such calls now, the device's included."""
+        return sum(counts[part].allocations for part in self.parts)
+
     def measure(self, counts: Mapping[str, Count]) -> float:
         """Instructions for a request now."""
         total = sum(counts[part].instructions for part in self.parts)
@@ -44,6 +52,7 @@ BOUNDS: Final = (
         BATCH,
         counted=1196,
         most=2400,
+        allocations=9,
     ),
     Bound(
         "packed",
@@ -53,6 +62,7 @@ BOUNDS: Final = (
         BATCH,
         counted=1219,
         most=2400,
+        allocations=9,
     ),
     Bound(
         "single",
@@ -62,6 +72,7 @@ BOUNDS: Final = (
         1,
         counted=12100,
         most=24000,
+        allocations=5,
     ),
     Bound(
         "execute",
@@ -71,6 +82,7 @@ BOUNDS: Final = (
         BATCH,
         counted=1180,
         most=2400,
+        allocations=11,
     ),
     Bound(
         "readinto",
@@ -80,6 +92,7 @@ BOUNDS: Final = (
         1,
         counted=42000,
         most=84000,
+        allocations=8,
     ),
     Bound(
         "write",
@@ -89,6 +102,7 @@ BOUNDS: Final = (
         1,
         counted=42000,
         most=84000,
+        allocations=8,
     ),
     Bound(
         "read",
@@ -98,5 +112,6 @@ BOUNDS: Final = (
         1,
         counted=56000,
         most=112000,
+        allocations=7,
     ),
 )

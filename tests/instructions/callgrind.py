@@ -22,6 +22,9 @@ _TOTALS: Final = re.compile(r"^totals: (\d+)$", re.MULTILINE)
 
 
 _COST: Final = re.compile(r"\d+ (\d+)")
+_ALLOCATORS: Final = frozenset(
+    ("malloc", "calloc", "realloc", "memalign", "aligned_alloc", "posix_memalign")
+)
 
 
 class CallgrindError(Exception):
@@ -34,6 +37,9 @@ class Count:
 
     instructions: float
     """The median of the rounds, without what marks cost."""
+    allocations: float
+    """Calls that the extension made of malloc and its like, the median as well. What the
+    interpreter allocates depends on its version."""
     dump: Path
     """What callgrind has written down of the last round."""
 
@@ -85,24 +91,45 @@ def _environment() -> dict[str, str]:
 
 
 def _read(files: Path, marks: list[str]) -> dict[str, Count]:
-    found: dict[str, list[int]] = defaultdict(list)
+    instructions: dict[str, list[int]] = defaultdict(list)
+    allocations: dict[str, list[int]] = defaultdict(list)
     dumps: dict[str, Path] = {}
     for number, name in enumerate(marks, start=1):
         dump = files.with_name(f"{files.name}.{number}")
         try:
-            totals = _TOTALS.search(dump.read_text())
+            text = dump.read_text()
         except FileNotFoundError as error:
             raise CallgrindError(f"no counts at mark {number}: getppid was not seen") from error
+        totals = _TOTALS.search(text)
         if totals is None:
             raise CallgrindError(f"{dump} has no totals")
-        found[name].append(int(totals[1]))
+        instructions[name].append(int(totals[1]))
+        allocations[name].append(_allocations(text))
         dumps[name] = dump
-    mark_cost = median(found[NOTHING])
+    if not sum(allocations[BETWEEN]):
+        raise CallgrindError("not even opening a disk has allocated anything: malloc was not seen")
+    mark_cost = median(instructions[NOTHING])
     return {
-        name: Count(median(each) - mark_cost, dumps[name])
-        for name, each in found.items()
+        name: Count(median(instructions[name]) - mark_cost, median(allocations[name]), dump)
+        for name, dump in dumps.items()
         if name not in (NOTHING, BETWEEN)
     }
+
+
+def _allocations(dump: str) -> int:
+    """Calls of the extension, of one dump."""
+    found = 0
+    binary = callee = ""
+    for line in dump.splitlines():
+        key, _, value = line.partition("=")
+        match key:
+            case "ob":
+                binary = Path(value).name
+            case "cfn":
+                callee = value
+            case "calls" if callee in _ALLOCATORS and binary.startswith("_native"):
+                found += int(value.split()[0])
+    return found
 
 
 def places(dump: str) -> Counter[str]:

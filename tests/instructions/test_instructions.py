@@ -35,3 +35,12 @@ def test_a_request_takes_no_more_instructions_than_its_bound(
         f"{bound.most}; it took {bound.counted} when that was set. They are spent in {places}. "
         "All of them: python -m tests.instructions"
     )
+
+
+@pytest.mark.parametrize("bound", BOUNDS, ids=[bound.name for bound in BOUNDS])
+def test_a_call_allocates_no_more_than_it_did(counts: dict[str, Count], bound: Bound) -> None:
+    allocations = bound.allocate(counts)
+    assert allocations <= bound.allocations, (
+        f"{bound.what}: {allocations:.0f} calls of malloc and its like by the extension; there "
+        f"were no more than {bound.allocations}"
+    )
