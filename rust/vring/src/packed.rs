@@ -302,18 +302,26 @@ impl Ring for PackedQueue {
         }
     }
 
-    fn arm(&mut self) -> Result<bool, Broken> {
+    #[inline]
+    fn has_used_many(&self, count: u16) -> bool {
+        let last = self.used_position(count);
+        self.numbers.is_amid_batch() || self.shared.flags_if_used(last).is_some()
+    }
+
+    fn arm_ahead(&mut self, count: u16) -> Result<bool, Broken> {
         self.ledger.check()?;
+        let mut count = count;
         // The device may see the one word without the other. Then it has used its chain before
         // the fence below, and the look after it finds the chain.
         if self.options.event_idx {
-            self.shared.driver_event.store(EVENT_POSITION, self.used.word());
+            self.shared.driver_event.store(EVENT_POSITION, self.used_position(count).word());
             self.shared.driver_event.store(EVENT_FLAGS, AT_DESCRIPTOR);
         } else {
+            count = 1;
             self.shared.driver_event.store(EVENT_FLAGS, ENABLE);
         }
         fence::after_arm();
-        Ok(self.has_used())
+        Ok(self.has_used_many(count))
     }
 
     fn disarm(&mut self) {
@@ -444,6 +452,16 @@ fn list_table(
 }
 
 impl PackedQueue {
+    /// Where the device will have written when it has used `count` more chains. That is known of as
+    /// many as it will use one by one, in a slot each; else it is the next place.
+    #[inline]
+    fn used_position(&self, count: u16) -> Position {
+        let taken = self.layout.size - self.ledger.free() - self.held_back_count;
+        let one_by_one = !self.options.in_order && taken == self.ledger.outstanding();
+        let further = if one_by_one && count <= taken { count.saturating_sub(1) } else { 0 };
+        self.used.after(further, self.layout.size)
+    }
+
     /// Let the device see the flags of these descriptors.
     #[inline]
     fn show(&self, slots: Range<usize>) {

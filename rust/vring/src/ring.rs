@@ -169,8 +169,20 @@ pub trait Ring: Debug + Sized {
     /// correctly before it broke a rule is handed out, and the next call tells of the breach.
     fn reap(&mut self, limit: usize, each: impl FnMut(Used)) -> Result<usize, Broken>;
 
+    /// Whether the device has used `count` chains that were not reaped, or more. A ring that cannot
+    /// tell without looking at each says so of one already; of 0 it is the same as of 1.
+    fn has_used_many(&self, count: u16) -> bool;
+
     /// Ask for a notification of the next used chain; whether one is waiting already.
-    fn arm(&mut self) -> Result<bool, Broken>;
+    fn arm(&mut self) -> Result<bool, Broken> {
+        self.arm_ahead(1)
+    }
+
+    /// Ask for a notification once `count` chains are used that were not reaped, at most as many as
+    /// are outstanding; whether they are already ([`Ring::has_used_many`]). It can come earlier: it
+    /// is that of the next used chain without EVENT_IDX, and where it is not known which place the
+    /// device will come to (VIRTIO 1.4, 2.7.7 and 2.8.10).
+    fn arm_ahead(&mut self, count: u16) -> Result<bool, Broken>;
 
     /// Hint that no notifications are wanted.
     fn disarm(&mut self);

@@ -319,15 +319,23 @@ impl Ring for SplitQueue {
         }
     }
 
-    fn arm(&mut self) -> Result<bool, Broken> {
+    #[inline]
+    fn has_used_many(&self, count: u16) -> bool {
+        let ready = self.shared.used.load(INDEX).wrapping_sub(self.used_seen());
+        self.numbers.is_amid_batch() || ready >= count.max(1)
+    }
+
+    fn arm_ahead(&mut self, count: u16) -> Result<bool, Broken> {
         self.ledger.check()?;
+        let mut count = count.max(1);
         if self.options.event_idx {
-            self.shared.used_event.store(0, self.used_seen());
+            self.shared.used_event.store(0, self.used_seen().wrapping_add(count - 1));
         } else {
+            count = 1;
             self.shared.available.store(FLAGS, 0);
         }
         fence::after_arm();
-        Ok(self.has_used())
+        Ok(self.has_used_many(count))
     }
 
     fn disarm(&mut self) {

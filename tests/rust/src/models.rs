@@ -388,6 +388,46 @@ pub fn interrupt_race_amid_a_batch<F: Format>(shape: Shape, history: u64) {
     driver.assert_reply(history + 1);
 }
 
+/// The driver has two requests in flight, asks for an interrupt when both are used, looks again, and
+/// goes to sleep, while the device completes them in one batch or one by one: both must be found, or
+/// an interrupt be sent.
+pub fn interrupt_race_ahead<F: Format>(shape: Shape, history: u64) {
+    sleep_over_two::<F>(shape, history, true);
+}
+
+/// The same by a driver that does not look again.
+pub fn sleeps_without_a_second_look<F: Format>() {
+    sleep_over_two::<F>(TABLES_AND_EVENTS, 1, false);
+}
+
+/// Where interrupts are switched by the event.
+pub fn interrupt_race_ahead_with_event_idx<F: Format>() {
+    interrupt_race_ahead::<F>(TABLES_AND_EVENTS, 1);
+}
+
+fn sleep_over_two<F: Format>(shape: Shape, history: u64, looks_again: bool) {
+    let (mut driver, mut device) = pair::<F>(shape, history);
+    // So that what comes is judged by what is asked for from now on.
+    device.ring.wants_interrupt();
+    driver.queue.disarm();
+    driver.submit([history, history + 1]);
+    let device = thread::spawn(move || {
+        let (mut served, mut interrupts) = (0, 0);
+        while served < 2 {
+            served += device.serve();
+            interrupts += usize::from(device.ring.wants_interrupt());
+            thread::yield_now();
+        }
+        interrupts
+    });
+    let found = driver.queue.arm_ahead(2).unwrap() && looks_again;
+    let interrupts = device.join().unwrap();
+    assert!(found || interrupts > 0, "{DRIVER_SLEEPS}");
+    driver.reap_all(2);
+    driver.assert_reply(history);
+    driver.assert_reply(history + 1);
+}
+
 /// Two requests, the second published while the first is served: both sides move twice.
 pub fn two_requests<F: Format>() {
     let (mut driver, mut device) = pair::<F>(FLAGS, 0);

@@ -93,6 +93,7 @@ fn no_interrupt_is_lost<F: Format>() {
     check(|| interrupt_race::<F>(TABLES, 1));
     for history in 1..=3 {
         check(move || interrupt_race::<F>(TABLES_AND_EVENTS, history));
+        check(move || interrupt_race_ahead::<F>(TABLES_AND_EVENTS, history));
     }
 }
 

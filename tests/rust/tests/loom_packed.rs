@@ -78,6 +78,22 @@ fn no_interrupt_is_lost_with_event_idx() {
 }
 
 #[test]
+fn no_interrupt_is_lost_that_was_asked_for_further_ahead() {
+    clause!("PACKED-RECV-01");
+    check(|| interrupt_race_ahead::<Packed>(FLAGS, 0));
+    check(|| interrupt_race_ahead::<Packed>(EVENTS, 0));
+    for history in 0..=3 {
+        check(move || interrupt_race_ahead::<Packed>(TABLES_AND_EVENTS, history));
+    }
+}
+
+#[test]
+fn without_a_second_look_the_driver_sleeps() {
+    let why = failure_of(sleeps_without_a_second_look::<Packed>).expect("the model passes");
+    assert!(why.contains(DRIVER_SLEEPS), "{why}");
+}
+
+#[test]
 fn without_before_publish_the_models_fail() {
     must_fail_without(Fence::BeforePublish, polling::<Packed>, UNORDERED);
     must_fail_without(Fence::BeforePublish, reuse_of_tables::<Packed>, UNORDERED);
@@ -99,6 +115,11 @@ fn without_before_notify_check_the_models_fail() {
 fn without_after_arm_the_models_fail() {
     must_fail_without(Fence::AfterArm, interrupt_race_with_flags::<Packed>, DRIVER_SLEEPS);
     must_fail_without(Fence::AfterArm, interrupt_race_with_event_idx::<Packed>, DRIVER_SLEEPS);
+    must_fail_without(
+        Fence::AfterArm,
+        interrupt_race_ahead_with_event_idx::<Packed>,
+        DRIVER_SLEEPS,
+    );
 }
 
 #[test]

@@ -115,6 +115,22 @@ fn the_doorbell_brings_what_was_stored_before_it() {
 }
 
 #[test]
+fn no_interrupt_is_lost_that_was_asked_for_further_ahead() {
+    clause!("SPLIT-RECV-01");
+    check(|| interrupt_race_ahead::<Split>(FLAGS, 0));
+    check(|| interrupt_race_ahead::<Split>(EVENTS, 0));
+    for history in 0..=3 {
+        check(move || interrupt_race_ahead::<Split>(TABLES_AND_EVENTS, history));
+    }
+}
+
+#[test]
+fn without_a_second_look_the_driver_sleeps() {
+    let why = failure_of(sleeps_without_a_second_look::<Split>).expect("the model passes");
+    assert!(why.contains(DRIVER_SLEEPS), "{why}");
+}
+
+#[test]
 fn without_before_publish_the_models_fail() {
     must_fail_without(Fence::BeforePublish, polling::<Split>, UNORDERED);
     must_fail_without(Fence::BeforePublish, reuse_of_tables::<Split>, UNORDERED);
@@ -136,6 +152,7 @@ fn without_before_notify_check_the_models_fail() {
 fn without_after_arm_the_models_fail() {
     must_fail_without(Fence::AfterArm, interrupt_race_with_flags::<Split>, DRIVER_SLEEPS);
     must_fail_without(Fence::AfterArm, interrupt_race_with_event_idx::<Split>, DRIVER_SLEEPS);
+    must_fail_without(Fence::AfterArm, interrupt_race_ahead_with_event_idx::<Split>, DRIVER_SLEEPS);
 }
 
 #[test]
