@@ -19,10 +19,6 @@ use crate::memory::{DmaSpace, Region};
 use crate::packed_queue::{PackedLayout, packed_layout_of};
 use crate::split_queue::{SplitLayout, layout_of};
 
-/// How long a batch may be waited for while the interpreter's lock is held: giving it up and
-/// taking it again costs about as much as a fast device takes to answer.
-const SPIN: Duration = Duration::from_micros(20);
-
 /// What a request record may ask for, as negotiated.
 #[pyclass(frozen, module = "vioblk._native")]
 #[derive(Clone, Copy)]
@@ -229,10 +225,23 @@ fn run<R: Ring + Send>(
     execution: &vring::Execution,
     deadline: Option<Instant>,
 ) -> Result<Vec<u8>, WaitError> {
-    if let Some(statuses) = queue.spin(execution, SPIN)? {
+    if let Some(statuses) = queue.spin(execution)? {
         return Ok(statuses);
     }
     py.detach(|| queue.finish(execution, deadline, check_signals))
+}
+
+/// Wait for something to reap; whether there is.
+fn wait<R: Ring + Send>(
+    py: Python<'_>,
+    queue: &vring::BlockQueue<R>,
+    deadline: Option<Instant>,
+) -> Result<bool, WaitError> {
+    let is_a_look = deadline.is_some_and(|deadline| deadline <= Instant::now());
+    if !is_a_look && let Some(came) = queue.spin_wait()? {
+        return Ok(came);
+    }
+    py.detach(|| queue.wait(deadline, check_signals))
 }
 
 /// Run a batch to its end, good or bad: its statuses as far as there are any.
@@ -435,7 +444,7 @@ impl BlockQueue {
     fn wait(&self, py: Python<'_>, timeout_s: Option<f64>) -> PyResult<bool> {
         let queue = self.here(py)?;
         let deadline = deadline_of(timeout_s)?;
-        let waited = either!(queue, queue => py.detach(|| queue.wait(deadline, check_signals)));
+        let waited = either!(queue, queue => wait(py, queue, deadline));
         waited.map_err(|error| error.into_py(py))
     }
 

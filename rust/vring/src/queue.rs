@@ -3,7 +3,9 @@
 //! One lock guards the ring, held only for ring work, never while waiting and never while calling
 //! back. One waiter at a time sits in epoll, reaps for all when it wakes, and hands the role on;
 //! the others wait on a condition variable. No wait is longer than [`TICK`], so that each caller
-//! can look at its deadline and at signals.
+//! can look at its deadline and at signals. Before it sleeps, a wait looks at the ring for a moment
+//! if that has paid of late (`pace`); and it asks to be woken no sooner than there can be something
+//! for it to do ([`BlockQueue::lacks`]).
 //!
 //! Batches that do not fit wait in a backlog and are submitted in the order of their arrival, by
 //! whoever reaps next; nothing overtakes them.
@@ -11,6 +13,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -18,7 +21,7 @@ use shm::{Claim, DmaSpace, Doorbell, EventFd, Poller, Ready, Watch};
 
 use crate::batch::{BatchId, Batches};
 use crate::error::PushError;
-use crate::pace::{Pace, Step};
+use crate::pace::{LONGEST_SPIN, Pace, Spin, Step};
 use crate::queue_error::{NewQueueError, QueueError};
 use crate::queue_state::{Owner, State, of_push};
 use crate::request::{Completion, Limits, Request};
@@ -30,6 +33,11 @@ pub const TICK: Duration = Duration::from_millis(100);
 
 /// Rounds of doing nothing between two looks, when others may have the lock.
 const LOOK_PAUSE: usize = 32;
+/// The same where a single completion is looked for, which is to be found at once.
+const SHORT_PAUSE: usize = 4;
+
+/// What waits for room is submitted when one part in so many of what is in flight has come back.
+const REFILL_PART: u16 = 4;
 
 const INTERRUPT: u64 = 0;
 const HANG_UP: u64 = 1;
@@ -59,6 +67,8 @@ pub struct BlockQueue<R: Ring> {
     wake: EventFd,
     /// Wakes the owner's event loop: a waiter reaped what is the loop's.
     handed_over: EventFd,
+    /// Who waits for something now, in whatever way.
+    waiting: AtomicUsize,
     size: u16,
     layout: R::Layout,
     /// The pollers watch some of these, and do not own them.
@@ -107,6 +117,8 @@ impl<R: Ring> BlockQueue<R> {
             waiter: false,
             polling: wires.interrupt.is_none(),
             pace: Pace::default(),
+            spin: Spin::default(),
+            far: false,
             sleepers: 0,
             armed_by_owner: false,
             gone: None,
@@ -120,6 +132,7 @@ impl<R: Ring> BlockQueue<R> {
             watch,
             wake,
             handed_over,
+            waiting: AtomicUsize::new(0),
             size,
             layout,
             wires,
@@ -190,7 +203,7 @@ impl<R: Ring> BlockQueue<R> {
 
     /// Make what was pushed visible, and ring if the device wants that.
     fn publish(&self, state: &mut State<R>) {
-        state.pace.restart();
+        state.note_news();
         // One that was given up stays away from the wires: its place may be another's by now. A
         // broken ring has nothing to publish; the next check tells of it.
         if state.gone.is_some() || state.slots.ring_mut().publish() != Ok(true) {
@@ -281,7 +294,7 @@ impl<R: Ring> BlockQueue<R> {
         if reaped == 0 {
             return;
         }
-        state.pace.restart();
+        state.note_news();
         if !state.backlog.is_empty() {
             state.push_backlog();
             self.publish(state);
@@ -309,41 +322,15 @@ impl<R: Ring> BlockQueue<R> {
 
     /// Look whether a batch is complete: then its statuses, and it has come to its end.
     pub fn advance(&self, execution: &Execution) -> Result<Option<Vec<u8>>, QueueError> {
-        self.advance_locked(&mut self.lock(), execution)
+        let mut state = self.lock();
+        self.reap_for_all(&mut state);
+        execution.look(&mut state)
     }
 
-    fn advance_locked(
-        &self,
-        state: &mut State<R>,
-        execution: &Execution,
-    ) -> Result<Option<Vec<u8>>, QueueError> {
-        self.reap_for_all(state);
-        let id = execution.batch;
-        let Some(batch) = state.batches.get_mut(id) else { return Err(QueueError::Reset) };
-        if batch.is_complete() {
-            return Ok(Some(state.batches.close(id)));
-        }
-        if let Some(error) = &batch.failed {
-            return Err(error.clone());
-        }
-        state.check()?;
-        Ok(None)
-    }
-
-    /// Look at the batch again and again for at most `spin`; its statuses if it is complete.
-    pub fn spin(
-        &self,
-        execution: &Execution,
-        spin: Duration,
-    ) -> Result<Option<Vec<u8>>, QueueError> {
-        let start = Instant::now();
-        loop {
-            let statuses = self.advance(execution)?;
-            if statuses.is_some() || start.elapsed() >= spin {
-                return Ok(statuses);
-            }
-            std::hint::spin_loop();
-        }
+    /// Look at the batch again and again for a moment, if that has paid of late; its statuses if it
+    /// is complete.
+    pub fn spin(&self, execution: &Execution) -> Result<Option<Vec<u8>>, QueueError> {
+        self.spin_for(execution)
     }
 
     /// Wait until a batch is complete; its statuses. `tick` is called about every [`TICK`], and
@@ -355,19 +342,72 @@ impl<R: Ring> BlockQueue<R> {
         deadline: Option<Instant>,
         tick: impl FnMut() -> Result<(), E>,
     ) -> Result<Vec<u8>, E> {
+        self.wait_for(execution, deadline, tick)
+    }
+
+    /// Look again and again, as long as what is lacked comes within the time that has paid of late,
+    /// and for [`LONGEST_SPIN`] in all.
+    fn spin_for<A: Awaited<R>>(&self, awaited: &A) -> Result<Option<A::Outcome>, QueueError> {
+        let mut guard = self.lock();
+        let mut started = None;
+        loop {
+            let state = &mut *guard;
+            self.reap_for_all(state);
+            if let Some(outcome) = awaited.look(state)? {
+                return Ok(Some(outcome));
+            }
+            let spent = started.map_or(Duration::ZERO, |first: Instant| first.elapsed());
+            let spin = state.spin.budget().min(LONGEST_SPIN.saturating_sub(spent));
+            if spin.is_zero() {
+                return Ok(None);
+            }
+            let lacks = self.lacks(state, awaited);
+            drop(guard);
+            let start = Instant::now();
+            started.get_or_insert(start);
+            guard = self.look_again(start, spin, lacks);
+        }
+    }
+
+    /// Wait until there is what is awaited, by the clock of `deadline`; `tick` as in
+    /// [`Self::finish`].
+    fn wait_for<A: Awaited<R>, E: From<QueueError>>(
+        &self,
+        awaited: &A,
+        deadline: Option<Instant>,
+        tick: impl FnMut() -> Result<(), E>,
+    ) -> Result<A::Outcome, E> {
+        let _waiting = Waiting::new(&self.waiting);
         let mut ticker = Ticker::new(tick);
         loop {
             let mut guard = self.lock();
-            if let Some(statuses) = self.advance_locked(&mut guard, execution)? {
-                return Ok(statuses);
+            self.reap_for_all(&mut guard);
+            if let Some(outcome) = awaited.look(&mut guard)? {
+                return Ok(outcome);
             }
-            let Some(wait) = remaining(deadline) else {
-                let batch = guard.batches.get_mut(execution.batch);
-                let completed = batch.map_or(0, |batch| batch.completed_count());
-                return Err(QueueError::Timeout { completed, total: execution.count }.into());
-            };
-            ticker.after(self.wait_turn(guard, wait))?;
+            let Some(wait) = remaining(deadline) else { return Ok(awaited.timed_out(&mut guard)?) };
+            let lacks = self.lacks(&mut guard, awaited);
+            ticker.after(self.wait_turn(guard, wait, lacks))?;
         }
+    }
+
+    /// How many completions have to come before it is worth while to be woken.
+    ///
+    /// One, if anybody else waits: what he lacks is not asked. Who waits alone lacks what is left of
+    /// his batch. Where something waits for room as well, that is to be refilled in time: as soon as
+    /// a part of what the device has has come back, whichever part. A request that takes long delays
+    /// that by nothing, as any of the others count. Should so many take long that the rest does not
+    /// suffice, then these keep the device busy with all but that part of what fits; and about every
+    /// [`TICK`] each wait looks for itself.
+    fn lacks<A: Awaited<R>>(&self, state: &mut State<R>, awaited: &A) -> u16 {
+        // Who comes later finds the waiter and wakes him (`wait_turn`, `arm`).
+        if self.waiting.load(Relaxed) > 1 || state.armed_by_owner {
+            return 1;
+        }
+        let outstanding = state.slots.ring().outstanding_count();
+        let most = if state.backlog.is_empty() { outstanding } else { outstanding / REFILL_PART };
+        let lacks = awaited.lacks(state).min(most.into()).max(1);
+        u16::try_from(lacks).unwrap_or(1)
     }
 
     /// Give a batch up; the statuses so far. What of it was not submitted never will be; what the
@@ -386,6 +426,11 @@ impl<R: Ring> BlockQueue<R> {
         statuses
     }
 
+    /// As [`Self::spin`], for [`Self::wait`].
+    pub fn spin_wait(&self) -> Result<Option<bool>, QueueError> {
+        self.spin_for(&Anything)
+    }
+
     /// Wait until there is something to reap (or an error to tell); false when time is up, and at
     /// once if nothing is in flight. `tick` as in [`Self::finish`].
     pub fn wait<E: From<QueueError>>(
@@ -393,19 +438,7 @@ impl<R: Ring> BlockQueue<R> {
         deadline: Option<Instant>,
         tick: impl FnMut() -> Result<(), E>,
     ) -> Result<bool, E> {
-        let mut ticker = Ticker::new(tick);
-        loop {
-            let mut guard = self.lock();
-            self.reap_for_all(&mut guard);
-            if !guard.finished.is_empty() || guard.check().is_err() {
-                return Ok(true);
-            }
-            if guard.slots.in_flight_count() == 0 {
-                return Ok(false);
-            }
-            let Some(wait) = remaining(deadline) else { return Ok(false) };
-            ticker.after(self.wait_turn(guard, wait))?;
-        }
+        self.wait_for(&Anything, deadline, tick)
     }
 
     /// Whether waits look at the ring instead of asking for an interrupt.
@@ -445,6 +478,7 @@ impl<R: Ring> BlockQueue<R> {
         self.handed_over.drain();
         state.check()?;
         state.armed_by_owner = true;
+        self.bring_forward(&mut state);
         if state.polling {
             // What a waiter reaps for the caller is still told to the loop.
             return Ok(state.slots.ring().has_used() || !state.finished.is_empty());
@@ -453,10 +487,20 @@ impl<R: Ring> BlockQueue<R> {
         Ok(more || !state.finished.is_empty())
     }
 
-    /// Wait once, for at most `wait`: in epoll if nobody else does, else for the one who does.
-    /// Whether something came of it.
-    fn wait_turn(&self, mut state: MutexGuard<'_, State<R>>, wait: Duration) -> bool {
+    /// The waiter, if he asked to be woken further ahead, asks for the next completion from now on.
+    fn bring_forward(&self, state: &mut State<R>) {
+        if std::mem::take(&mut state.far) {
+            // If it fails, he does so at his next tick.
+            let _ = self.wake.signal();
+        }
+    }
+
+    /// Wait once, for at most `wait`, until `lacks` completions have come: by looking where that
+    /// pays, then in epoll if nobody else does, else for the one who does. Whether something came
+    /// of it.
+    fn wait_turn(&self, mut state: MutexGuard<'_, State<R>>, wait: Duration, lacks: u16) -> bool {
         if state.waiter {
+            self.bring_forward(&mut state);
             state.sleepers += 1;
             let waited = self.turn.wait_timeout(state, wait);
             let (mut state, outcome) = waited.unwrap_or_else(PoisonError::into_inner);
@@ -466,15 +510,24 @@ impl<R: Ring> BlockQueue<R> {
         if state.polling {
             return self.poll_turn(state, wait);
         }
-        if state.slots.ring_mut().arm() != Ok(false) {
+        let spin = state.spin.budget();
+        if !spin.is_zero() {
+            state.waiter = true;
+            drop(state);
+            let mut state = self.look_again(Instant::now(), spin.min(wait), lacks);
+            state.waiter = false;
+            self.wake_sleepers(&state);
+            return true;
+        }
+        if state.slots.ring_mut().arm_ahead(lacks) != Ok(false) {
             Self::disarm(&mut state);
             return true;
         }
-        state.waiter = true;
+        (state.waiter, state.far) = (true, lacks > 1);
         drop(state);
         let ready = self.poller.wait(wait).map(Iterator::collect);
         let mut state = self.lock();
-        state.waiter = false;
+        (state.waiter, state.far) = (false, false);
         Self::disarm(&mut state);
         let came = Self::note(&mut state, ready);
         // The role is free again; whoever still waits takes it.
@@ -503,6 +556,23 @@ impl<R: Ring> BlockQueue<R> {
         // The role is free again; whoever still waits takes it.
         self.wake_sleepers(&state);
         came
+    }
+
+    /// Look until so many chains were used, but not for longer than `spin`, and note whether that
+    /// paid; locked again.
+    fn look_again(&self, start: Instant, spin: Duration, lacks: u16) -> MutexGuard<'_, State<R>> {
+        let pause = if lacks > 1 { LOOK_PAUSE } else { SHORT_PAUSE };
+        loop {
+            for _ in 0..pause {
+                std::hint::spin_loop();
+            }
+            let mut state = self.lock();
+            let paid = state.slots.ring().has_used_many(lacks);
+            if paid || start.elapsed() >= spin {
+                state.spin.note(paid);
+                return state;
+            }
+        }
     }
 
     /// Look until something was used, or for so long; locked again.
@@ -589,6 +659,86 @@ impl<R: Ring> BlockQueue<R> {
         drop(guard);
         self.wake_all();
         lost
+    }
+}
+
+/// What somebody waits for.
+trait Awaited<R: Ring> {
+    type Outcome;
+
+    /// Look whether it is there, among what was reaped.
+    fn look(&self, state: &mut State<R>) -> Result<Option<Self::Outcome>, QueueError>;
+
+    /// How many completions have to come at least before it can be there.
+    fn lacks(&self, state: &mut State<R>) -> usize;
+
+    /// Time is up, and it is not there.
+    fn timed_out(&self, state: &mut State<R>) -> Result<Self::Outcome, QueueError>;
+}
+
+impl<R: Ring> Awaited<R> for Execution {
+    type Outcome = Vec<u8>;
+
+    fn look(&self, state: &mut State<R>) -> Result<Option<Vec<u8>>, QueueError> {
+        let Some(batch) = state.batches.get_mut(self.batch) else { return Err(QueueError::Reset) };
+        if batch.is_complete() {
+            return Ok(Some(state.batches.close(self.batch)));
+        }
+        if let Some(error) = &batch.failed {
+            return Err(error.clone());
+        }
+        state.check()?;
+        Ok(None)
+    }
+
+    fn lacks(&self, state: &mut State<R>) -> usize {
+        let batch = state.batches.get_mut(self.batch);
+        batch.map_or(0, |batch| self.count - batch.completed_count())
+    }
+
+    fn timed_out(&self, state: &mut State<R>) -> Result<Vec<u8>, QueueError> {
+        let batch = state.batches.get_mut(self.batch);
+        let completed = batch.map_or(0, |batch| batch.completed_count());
+        Err(QueueError::Timeout { completed, total: self.count })
+    }
+}
+
+/// Something for `reap_many` to hand out, be it an error; whether that came. There is nothing to
+/// wait for when nothing is in flight.
+struct Anything;
+
+impl<R: Ring> Awaited<R> for Anything {
+    type Outcome = bool;
+
+    fn look(&self, state: &mut State<R>) -> Result<Option<bool>, QueueError> {
+        if !state.finished.is_empty() || state.check().is_err() {
+            return Ok(Some(true));
+        }
+        Ok((state.slots.in_flight_count() == 0).then_some(false))
+    }
+
+    fn lacks(&self, _: &mut State<R>) -> usize {
+        1
+    }
+
+    fn timed_out(&self, _: &mut State<R>) -> Result<bool, QueueError> {
+        Ok(false)
+    }
+}
+
+/// Counted among those who wait.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
     }
 }
 

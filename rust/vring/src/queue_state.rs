@@ -6,7 +6,7 @@ use shm::Pin;
 
 use crate::batch::{Batch, BatchId, Batches};
 use crate::error::PushError;
-use crate::pace::Pace;
+use crate::pace::{Pace, Spin};
 use crate::queue_error::QueueError;
 use crate::request::{Completion, Limits, Request};
 use crate::ring::Ring;
@@ -37,6 +37,10 @@ pub(crate) struct State<R: Ring> {
     pub(crate) polling: bool,
     /// For a queue that polls.
     pub(crate) pace: Pace,
+    /// For one that does not.
+    pub(crate) spin: Spin,
+    /// The waiter in epoll asked for an interrupt further ahead than the next completion.
+    pub(crate) far: bool,
     /// How many wait for the one in epoll.
     pub(crate) sleepers: usize,
     /// `arm` asked for an interrupt, and nothing was reaped since: a waiter leaves it on.
@@ -54,6 +58,12 @@ impl<R: Ring> State<R> {
             (None, Some(broken)) => Err(QueueError::Broken(broken)),
             (None, None) => Ok(()),
         }
+    }
+
+    /// Something was submitted or came back.
+    pub(crate) fn note_news(&mut self) {
+        self.pace.restart();
+        self.spin.restart();
     }
 
     pub(crate) fn give_up(&mut self, why: impl Into<String>) {

@@ -61,7 +61,13 @@ struct Device {
 }
 
 impl Device {
-    fn new(space: &DmaSpace, ring: u64, layout: &SplitLayout, interrupt: EventFd) -> Self {
+    fn new(
+        space: &DmaSpace,
+        ring: u64,
+        layout: &SplitLayout,
+        interrupt: EventFd,
+        event_idx: bool,
+    ) -> Self {
         let addresses = RingAddresses {
             size: layout.size,
             descriptors: ring + layout.descriptors as u64,
@@ -69,7 +75,7 @@ impl Device {
             used: ring + layout.used as u64,
         };
         let mut map = AddressMap::new(space.clone());
-        let features = RingFeatures { indirect: true, ..RingFeatures::default() };
+        let features = RingFeatures { indirect: true, event_idx, ..RingFeatures::default() };
         let ring = DeviceRing::new(&addresses, features, &mut map).unwrap();
         Self { ring, map, interrupt, held: VecDeque::new() }
     }
@@ -133,6 +139,8 @@ struct Rig {
     interrupt: EventFd,
     /// The available ring's flags, by which a waiter asks for an interrupt.
     available_flags: Words,
+    /// With EVENT_IDX, the chain of whose use a waiter asks to be told.
+    used_event: Option<Words>,
     /// The device is gone when this end of its connection is.
     connection: UnixStream,
 }
@@ -152,17 +160,33 @@ impl Rig {
         Self::wired(SplitLayout::new(DEPTH, None, DEPTH).unwrap(), EventFd::new().unwrap(), false)
     }
 
+    /// With EVENT_IDX, for `depth` requests.
+    fn with_events(depth: usize) -> (Self, Device) {
+        let layout = SplitLayout::new(depth, None, DEPTH).unwrap();
+        Self::built(layout, EventFd::new().unwrap(), true, true)
+    }
+
     fn with(layout: SplitLayout) -> (Self, Device) {
         Self::wired(layout, EventFd::new().unwrap(), true)
     }
 
     fn wired(layout: SplitLayout, interrupt: EventFd, interrupts: bool) -> (Self, Device) {
+        Self::built(layout, interrupt, interrupts, false)
+    }
+
+    fn built(
+        layout: SplitLayout,
+        interrupt: EventFd,
+        interrupts: bool,
+        event_idx: bool,
+    ) -> (Self, Device) {
         let space = DmaSpace::new();
         space.map(1 << 20, 1 << 32).unwrap();
         let ring = space.alloc(layout.length, 4096).unwrap();
         let slots = space.alloc(vring::slots_length(layout.size.into()), 4096).unwrap();
         let data = space.alloc(4096, 4096).unwrap();
-        let split = SplitQueue::new(ring.claim().unwrap(), layout, RingOptions::default()).unwrap();
+        let options = RingOptions { event_idx, ..RingOptions::default() };
+        let split = SplitQueue::new(ring.claim().unwrap(), layout, options).unwrap();
         let kick = EventFd::new().unwrap();
         let (connection, ours) = UnixStream::pair().unwrap();
         let wires = Wires {
@@ -174,7 +198,10 @@ impl Rig {
         let slots = slots.claim().unwrap();
         let queue = BlockQueue::new(split, space.clone(), slots, limits, false, wires).unwrap();
         let available_flags = ring.span().words(layout.available, 1).unwrap();
-        let rig = Self { space, queue, ring, data, interrupt, available_flags, connection };
+        let event_offset = layout.available + 4 + 2 * usize::from(layout.size);
+        let used_event = event_idx.then(|| ring.span().words(event_offset, 1).unwrap());
+        let rig =
+            Self { space, queue, ring, data, interrupt, available_flags, used_event, connection };
         let device = rig.device();
         (rig, device)
     }
@@ -182,7 +209,8 @@ impl Rig {
     /// A device that knows of nothing yet.
     fn device(&self) -> Device {
         let interrupt = self.interrupt.try_clone().unwrap();
-        Device::new(&self.space, self.ring.device_address(), self.queue.layout(), interrupt)
+        let (ring, layout) = (self.ring.device_address(), self.queue.layout());
+        Device::new(&self.space, ring, layout, interrupt, self.used_event.is_some())
     }
 
     /// A read of one sector.
@@ -219,6 +247,15 @@ impl Rig {
         }
     }
 
+    /// Until a waiter has asked to be told when the chain of this number is used.
+    fn until_asked_for(&self, number: u16) {
+        let started = Instant::now();
+        while self.used_event.as_ref().unwrap().load(0) != number {
+            assert!(started.elapsed() < LONG, "nobody asks for {number}");
+            thread::yield_now();
+        }
+    }
+
     fn assert_works_with(&self, device: &mut Device) {
         let execution = self.begin(10..14);
         assert_eq!(device.take(), [10, 11, 12, 13]);
@@ -240,11 +277,15 @@ fn join<T>(thread: ScopedJoinHandle<'_, T>) -> T {
 
 #[test]
 fn two_executors_each_get_their_own_statuses() {
-    let (rig, mut device) = Rig::new();
+    for (rig, device) in [Rig::new(), Rig::with_events(DEPTH)] {
+        assert_two_executors_get_their_own_statuses(&rig, device);
+    }
+}
+
+fn assert_two_executors_get_their_own_statuses(rig: &Rig, mut device: Device) {
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
         let served = scope.spawn(|| device.serve(&stop));
-        let rig = &rig;
         let execute = move |first: u64| {
             for round in 0..100 {
                 let start = first + round * 7;
@@ -260,6 +301,80 @@ fn two_executors_each_get_their_own_statuses() {
         join(served);
     });
     assert_eq!(rig.queue.in_flight(), 0);
+}
+
+#[test]
+fn who_waits_alone_asks_to_be_told_of_the_last_completion_of_his_batch() {
+    let (rig, mut device) = Rig::with_events(DEPTH);
+    let execution = rig.begin(0..3);
+    assert_eq!(device.take(), [0, 1, 2]);
+    thread::scope(|scope| {
+        let finishing = scope.spawn(|| rig.finish(&execution));
+        rig.until_asked_for(2);
+        device.complete(1);
+        device.complete(2);
+        assert_eq!(join(finishing), Ok(statuses_of(0..3)));
+    });
+}
+
+#[test]
+fn who_has_more_than_fits_asks_to_be_told_when_a_part_has_come_back() {
+    let (rig, mut device) = Rig::with_events(16);
+    let execution = rig.begin(0..24);
+    assert_eq!(device.take(), (0..16).collect::<Vec<_>>());
+    thread::scope(|scope| {
+        let finishing = scope.spawn(|| rig.finish(&execution));
+        rig.until_asked_for(3);
+        device.complete(4);
+        // The place of those four was filled: the next part is awaited.
+        rig.until_asked_for(7);
+        assert_eq!(device.take(), (16..20).collect::<Vec<_>>());
+        device.complete(4);
+        // Nothing waits for room any more.
+        rig.until_asked_for(23);
+        assert_eq!(device.take(), (20..24).collect::<Vec<_>>());
+        device.complete(16);
+        assert_eq!(join(finishing), Ok(statuses_of(0..24)));
+    });
+}
+
+#[test]
+fn who_needs_the_next_completion_brings_the_interrupt_of_another_waiter_forward() {
+    let (rig, mut device) = Rig::with_events(DEPTH);
+    let batch = rig.begin(0..3);
+    assert_eq!(device.take(), [0, 1, 2]);
+    thread::scope(|scope| {
+        let rig = &rig;
+        let finishing = scope.spawn(|| rig.finish(&batch));
+        rig.until_asked_for(2);
+        rig.queue.submit_many(&rig.reads([3])).unwrap();
+        assert_eq!(device.take(), [3]);
+        let waiting = scope
+            .spawn(|| rig.queue.wait(Some(Instant::now() + LONG), || Ok::<(), QueueError>(())));
+        rig.until_asked_for(0);
+        device.complete(3);
+        assert_eq!(join(finishing), Ok(statuses_of(0..3)));
+        device.complete(1);
+        assert_eq!(join(waiting), Ok(true));
+    });
+}
+
+#[test]
+fn an_event_loop_brings_the_interrupt_of_a_waiter_forward_and_both_are_told() {
+    let (rig, mut device) = Rig::with_events(DEPTH);
+    let batch = rig.begin(0..3);
+    assert_eq!(device.take(), [0, 1, 2]);
+    thread::scope(|scope| {
+        let rig = &rig;
+        let finishing = scope.spawn(|| rig.finish(&batch));
+        rig.until_asked_for(2);
+        assert_eq!(rig.queue.arm(), Ok(false));
+        rig.until_asked_for(0);
+        device.complete(1);
+        rig.until_asked_for(1);
+        device.complete(2);
+        assert_eq!(join(finishing), Ok(statuses_of(0..3)));
+    });
 }
 
 #[test]
