@@ -6,7 +6,6 @@ Needs qemu-storage-daemon, fio and python3-libnbd (`make bench-tools` brings the
 """
 
 import argparse
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -14,9 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from benches import refuse_debug, report
-from benches.measure import Comparison, Plan
+from benches.measure import Plan
 from benches.peers import children, daemon
-from benches.peers.cases import CASES
+from benches.peers.cases import CASES, Case, MemoryCase
+from benches.peers.children import PeerFailed
+from benches.peers.processors import TooFewProcessors
+from tests.interop.storage_daemon import MissingTool
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -36,18 +38,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         children.programs()
         daemon.write_pattern(Path(place) / "disk.raw")
         for name in names:
-            results += [_shown(each) for each in CASES[name](Path(place), plan)]
+            results += _results(CASES[name], Path(place), plan)
     print(f"written to {report.write('peers', results=results)}")
     return 0
 
 
-def _shown(comparison: Comparison) -> dict[str, Any]:
-    print(comparison, flush=True)
-    return comparison.as_json()
+def _results(case: Case | MemoryCase, place: Path, plan: Plan) -> list[dict[str, Any]]:
+    """A case as the report has it, printed; or why it could not be measured."""
+    try:
+        comparisons = case.run(place, plan)
+    except (PeerFailed, TooFewProcessors, MissingTool) as error:
+        missing = [{"name": claim.name, "missing": str(error)} for claim in case.claims]
+        for each in missing:
+            print(f"[{each['name']}] MISSING: {each['missing']}", flush=True)
+        return missing
+    for comparison in comparisons:
+        print(comparison, flush=True)
+    return [comparison.as_json() for comparison in comparisons]
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except (children.PeerFailed, subprocess.CalledProcessError) as error:
-        sys.exit(f"benches.peers: {error}")
+    sys.exit(main())

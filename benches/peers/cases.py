@@ -4,12 +4,12 @@ Every case serves one node by one daemon to all its sides, and measures them in 
 each side reads a raw file of a known pattern, by the same calls, and has to find it there.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Final, NamedTuple, Protocol, TypeAlias
+from typing import Final, NamedTuple, Protocol
 
 import vioblk
 from benches.measure import Comparison, Plan, Side, measure
@@ -45,10 +45,6 @@ class Claim(NamedTuple):
     subject: str
     baseline: str
     target: float
-
-
-Run: TypeAlias = Callable[[Path, Plan], list[Comparison]]
-"""Measures a case, given a directory with the image of the pattern."""
 
 
 class Placement(Enum):
@@ -187,29 +183,38 @@ def _single_sides(directory: Path, image: Path, shape: Shape, stack: ExitStack) 
     )
 
 
-def run_memory(directory: Path, plan: Plan) -> list[Comparison]:
-    """The software device on memory, beside copies of the same blocks."""
-    del directory
-    here, there = processors.two()
-    block, depth = MEMORY.block, MEMORY.depth
-    with ExitStack() as stack:
-        stack.enter_context(processors.bound_to({here}))
-        disk = ours.open_memory(MEMORY_BYTES, depth, there)
-        batches = stack.enter_context(closing(ours.Batches(disk, block, depth)))
-        disk.write(0, daemon.pattern(0, MEMORY_BYTES))
-        batches.verify(VERIFIED)
-        memcpy = stack.enter_context(children.memcpy(block, MEMORY_BYTES, depth))
-        rounds = measure(
-            [
-                Side("vioblk, event", batches.work, granule=batches.granule),
-                Side("memcpy, one processor", memcpy.work),
-            ],
-            plan,
-        )
-    return [rounds.compare("mem_d64_vs_memcpy", "vioblk, event", "memcpy, one processor", 0.5)]
+@dataclass(frozen=True)
+class MemoryCase:
+    """The software device on memory, beside copies of the same blocks by one processor."""
+
+    name: str
+    about: str
+    shape: Shape
+    claims: Sequence[Claim]
+
+    def run(self, directory: Path, plan: Plan) -> list[Comparison]:
+        """Verify, then measure. Client and device have a processor each."""
+        del directory
+        here, there = processors.two()
+        block, depth = self.shape.block, self.shape.depth
+        with ExitStack() as stack:
+            stack.enter_context(processors.bound_to({here}))
+            disk = ours.open_memory(MEMORY_BYTES, depth, there)
+            batches = stack.enter_context(closing(ours.Batches(disk, block, depth)))
+            disk.write(0, daemon.pattern(0, MEMORY_BYTES))
+            batches.verify(self.shape.verified)
+            memcpy = stack.enter_context(children.memcpy(block, MEMORY_BYTES, depth))
+            rounds = measure(
+                [
+                    Side("vioblk, event", batches.work, granule=batches.granule),
+                    Side("memcpy, one processor", memcpy.work),
+                ],
+                plan,
+            )
+        return [rounds.compare(*claim) for claim in self.claims]
 
 
-SERVED: Final = (
+ALL: Final[Sequence[Case | MemoryCase]] = (
     Case(
         "null_d32",
         "4 KiB reads of a null node, 32 in flight",
@@ -264,12 +269,13 @@ SERVED: Final = (
             Claim("d1_vs_blkio", "vioblk, readinto", "blkio, event", 0.8),
         ),
     ),
+    MemoryCase(
+        "mem_d64",
+        "4 KiB reads of a software device on memory, 64 in flight",
+        Shape(4096, 64),
+        claims=(Claim("mem_d64_vs_memcpy", "vioblk, event", "memcpy, one processor", 0.5),),
+    ),
 )
 
-MEMORY: Final = Shape(4096, 64)
-
-CASES: Final[Mapping[str, Run]] = {
-    **{case.name: case.run for case in SERVED},
-    "mem_d64": run_memory,
-}
+CASES: Final = {case.name: case for case in ALL}
 """By name, in the order in which they run."""

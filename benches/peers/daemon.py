@@ -64,10 +64,10 @@ def serve(directory: Path, disk: SharedDisk) -> StorageDaemon:
     return StorageDaemon(directory, [disk])
 
 
-def write_pattern(image: Path) -> None:
+def write_pattern(image: Path, size_bytes: int = DISK_BYTES) -> None:
     """Make an image of which each 64-bit word is its own offset."""
     with image.open("wb") as file:
-        for start in range(0, DISK_BYTES, CHUNK_BYTES):
+        for start in range(0, size_bytes, CHUNK_BYTES):
             file.write(pattern(start, CHUNK_BYTES))
 
 

@@ -26,7 +26,7 @@ class WrongData(RuntimeError):
 def draw_offsets(disk: vioblk.BlockDevice, block: int, count: int) -> list[int]:
     """Of blocks by chance."""
     chance = random.Random(7)
-    block_count = disk.info.capacity_bytes // block
+    block_count = disk.config.capacity_sectors * SECTOR_BYTES // block
     return [chance.randrange(block_count) * block for _ in range(count)]
 
 
@@ -101,8 +101,8 @@ class Batches:
                     check(self.offsets[first + n], bytes(found))
 
     def close(self) -> None:
-        self.data.close()
-        self.disk.close()
+        with self.disk:
+            self.data.close()
 
 
 class OneByOne:
@@ -130,9 +130,9 @@ class OneByOne:
             check(offset, bytes(self.view))
 
     def close(self) -> None:
-        self.view.release()
-        self.data.close()
-        self.disk.close()
+        with self.disk:
+            self.view.release()
+            self.data.close()
 
 
 def check(offset: int, found: bytes) -> None:
