@@ -17,6 +17,7 @@ from vioblk.cli.endpoints import (
     CopyError,
     Endpoint,
     is_address,
+    is_same,
     open_source,
     open_target,
     refuse_same,
@@ -172,7 +173,7 @@ def compare(source: Endpoint, target: Endpoint, buffers: Buffers, advance: Advan
         for side, buffer in ((source, ours), (target, theirs)):
             if side.readinto(offset, buffer) < length:
                 raise CopyError(f"{side.name} ended before all of its bytes were read again")
-        if ours.tobytes() != theirs.tobytes():
+        if not is_same(ours, theirs):
             first = next(i for i, (a, b) in enumerate(zip(ours, theirs, strict=True)) if a != b)
             raise CopyError(
                 f"{target.name} differs from {source.name} from byte {offset + first} on"
