@@ -1,6 +1,9 @@
 """What all tests share."""
 
 import gc
+import os
+import shutil
+import tempfile
 from typing import Literal, TypeAlias
 
 import pytest
@@ -8,6 +11,15 @@ import pytest
 pytest_plugins = ["tests.clauses.plugin", "tests.mutants.plugin"]
 
 RingName: TypeAlias = Literal["native", "reference"]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Where the environment forbids Python to keep what it compiles, hundreds of processes that
+    tests start would compile it anew; let them share it, away from the tree."""
+    if os.environ.pop("PYTHONDONTWRITEBYTECODE", None):
+        directory = tempfile.mkdtemp(prefix="vioblk-bytecode-")
+        os.environ["PYTHONPYCACHEPREFIX"] = directory
+        config.add_cleanup(lambda: shutil.rmtree(directory, ignore_errors=True))
 
 
 def pytest_collection_finish() -> None:

@@ -14,11 +14,12 @@ import pytest
 
 import vioblk
 from tests.conftest import RingName
+from tests.support.patience import hasty
 from vioblk._native import SoftwareDevice
 from vioblk.block.disk import BlockDevice
 from vioblk.block.request import REQUEST_RECORD, RequestType
 
-PROMPT_S = 10.0
+PROMPT_S = 30.0
 """Within this a signal is noticed, on a busy machine; waits look for one every 100 ms."""
 
 
@@ -30,7 +31,10 @@ def software(disk: BlockDevice) -> SoftwareDevice:
 
 @contextmanager
 def signal_soon(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """SIGALRM in a moment, and again until the block is left, handled by `handler`."""
+    """SIGALRM in a moment, and again until the block is left, handled by `handler`.
+
+    To be entered behind `pytest.raises`: the first one may come at once.
+    """
     previous = signal.signal(signal.SIGALRM, handler)
     signal.setitimer(signal.ITIMER_REAL, 0.05, 0.05)
     try:
@@ -40,16 +44,25 @@ def signal_soon(handler: Callable[[int, FrameType | None], None]) -> Iterator[No
         signal.signal(signal.SIGALRM, previous)
 
 
-def interrupt_once() -> Callable[[int, FrameType | None], None]:
-    """A handler that does what Ctrl-C does, the first time."""
-    calls: list[int] = []
+def interrupt_once(
+    begun: Callable[[], bool] = lambda: True,
+) -> Callable[[int, FrameType | None], None]:
+    """A handler that does what Ctrl-C does, the first time that something has begun."""
+    armed = True
 
     def handler(number: int, frame: FrameType | None) -> None:
-        calls.append(number)
-        if len(calls) == 1:
+        nonlocal armed
+        if armed and begun():
+            armed = False
             raise KeyboardInterrupt
 
     return handler
+
+
+def one_more_chain(disk: BlockDevice) -> Callable[[], bool]:
+    """Whether the device has taken a request since."""
+    before = software(disk).counters()["chains"]
+    return lambda: software(disk).counters()["chains"] > before
 
 
 @pytest.fixture
@@ -63,23 +76,23 @@ def disk(ring: RingName) -> Iterator[BlockDevice]:
         disk.close()
 
 
-def interrupted(call: Callable[[], object]) -> None:
+def interrupted(call: Callable[[], object], begun: Callable[[], bool] = lambda: True) -> None:
     start = time.monotonic()
-    with signal_soon(interrupt_once()), pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt), signal_soon(interrupt_once(begun)):
         call()
     assert time.monotonic() - start < PROMPT_S
 
 
 def test_ctrl_c_ends_a_read_and_the_disk_works_on(disk: BlockDevice) -> None:
     software(disk).inject("silence")
-    interrupted(lambda: disk.read(0, 512))
+    interrupted(lambda: disk.read(0, 512), one_more_chain(disk))
     assert disk.read(0, 512) == bytes(512)
 
 
 def test_ctrl_c_leaves_the_buffer_with_the_device(disk: BlockDevice) -> None:
     software(disk).inject("silence")
     region = disk.alloc(512)
-    interrupted(lambda: disk.readinto(0, region))
+    interrupted(lambda: disk.readinto(0, region), one_more_chain(disk))
     with pytest.raises(BufferError):
         region.close()
     disk.reset()
@@ -90,7 +103,7 @@ def test_ctrl_c_ends_a_batch_and_a_wait(disk: BlockDevice) -> None:
     software(disk).inject("silence", count=2)
     region = disk.alloc(512)
     record = REQUEST_RECORD.pack(RequestType.IN, 0, 0, 0, 512, region.handle, 0)
-    interrupted(lambda: disk.execute(record, bytearray(1)))
+    interrupted(lambda: disk.execute(record, bytearray(1)), one_more_chain(disk))
     assert disk.submit_many(record) == 1
     interrupted(lambda: disk.wait())
 
@@ -102,7 +115,7 @@ def test_ctrl_c_in_the_shell_s_way(disk: BlockDevice) -> None:
     failed: list[str] = []
 
     def press() -> None:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + PROMPT_S
         while disk.device.in_flight == 0:
             if time.monotonic() > deadline:
                 failed.append("the read did not begin")
@@ -125,7 +138,7 @@ def test_a_signal_that_raises_nothing_disturbs_nothing(disk: BlockDevice) -> Non
     disk.write(0, b"\x44" * 4096)
     seen: list[int] = []
     with signal_soon(lambda number, frame: seen.append(number)):
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + PROMPT_S
         while len(seen) < 5 and time.monotonic() < deadline:
             assert disk.read(0, 4096) == b"\x44" * 4096
     assert len(seen) >= 5
@@ -134,24 +147,26 @@ def test_a_signal_that_raises_nothing_disturbs_nothing(disk: BlockDevice) -> Non
 def test_a_signal_handler_may_use_the_disk(disk: BlockDevice) -> None:
     software(disk).inject("silence")
     seen: list[bytes] = []
+    begun = one_more_chain(disk)
 
     def handler(number: int, frame: FrameType | None) -> None:
+        if not begun():
+            return
         signal.setitimer(signal.ITIMER_REAL, 0)  # or it interrupts itself on a slow machine
         seen.append(disk.read(512, 512))
         raise KeyboardInterrupt
 
-    with signal_soon(handler), pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt), signal_soon(handler):
         disk.read(0, 512)
     assert seen[0] == bytes(512)
 
 
 def test_ctrl_c_while_waiting_for_a_bounce_buffer(ring: RingName) -> None:
-    with vioblk.open("mem:1M?threaded=off", ring=ring, timeout_s=0.3) as disk:
+    with vioblk.open("mem:1M?threaded=off", ring=ring, timeout_s=60) as disk:
         pool = disk._transfers.pool
         pool.max_chunks = 1
-        with pytest.raises(vioblk.RequestTimeoutError):
+        with hasty(disk, 0.05), pytest.raises(vioblk.RequestTimeoutError):
             disk.write(0, bytes(512))
-        disk._transfers.timeout_s = 60
         interrupted(lambda: disk.write(0, bytes(512)))
         disk.reset()
 

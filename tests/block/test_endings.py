@@ -11,14 +11,14 @@ import pytest
 import vioblk
 import vioblk.address
 from tests.conftest import RingName
-from tests.test_signals import interrupt_once, signal_soon
+from tests.test_signals import interrupt_once, one_more_chain, signal_soon
 from vioblk._native import SoftwareDevice
 from vioblk.block.disk import BlockDevice
 from vioblk.block.request import REQUEST_RECORD, RequestType
 from vioblk.status import Status
 from vioblk.transport.software import SoftwareTransport, connect
 
-PROMPT_S = 5.0
+PROMPT_S = 30.0
 """Well below the 60 s for which these disks are patient."""
 
 FLUSH = REQUEST_RECORD.pack(RequestType.FLUSH, 0, 0, 0, 0, 0, 0)
@@ -57,7 +57,7 @@ def in_thread(call: Callable[[], object]) -> tuple[threading.Thread, list[BaseEx
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + PROMPT_S
     while not condition():
         assert time.monotonic() < deadline, "it did not come to that"
         time.sleep(0.001)
@@ -126,7 +126,7 @@ def test_a_refused_close_is_not_noticed_by_others(ring: RingName) -> None:
         with pytest.raises(vioblk.DiskBusyError):
             disk.close(drain=False)
     stop.set()
-    thread.join(10)
+    thread.join(PROMPT_S)
     assert raised == []
     disk.reset()
     disk.close()
@@ -137,12 +137,12 @@ def test_a_callback_that_does_not_return_is_left_behind(ring: RingName) -> None:
 
     def callback(config: vioblk.BlockConfig) -> None:
         entered.set()
-        leave.wait(30)
+        leave.wait(2 * PROMPT_S)
 
     disk = vioblk.open("mem:1M", ring=ring, on_config_change=callback)
     try:
         software(disk).resize(4096)
-        assert entered.wait(10)
+        assert entered.wait(PROMPT_S)
         start = time.monotonic()
         disk.close()
         assert time.monotonic() - start < PROMPT_S
@@ -153,9 +153,13 @@ def test_a_callback_that_does_not_return_is_left_behind(ring: RingName) -> None:
 def test_an_interrupted_close_is_no_close_and_the_next_one_is_hasty(ring: RingName) -> None:
     disk = vioblk.open("mem:1M", ring=ring)
     software(disk).inject("silence")
-    with signal_soon(interrupt_once()), pytest.raises(KeyboardInterrupt):
+    sent = one_more_chain(disk)
+    with pytest.raises(KeyboardInterrupt), signal_soon(interrupt_once(sent)):
         disk.read(0, 512)
-    with signal_soon(interrupt_once()), pytest.raises(KeyboardInterrupt):
+    with (
+        pytest.raises(KeyboardInterrupt),
+        signal_soon(interrupt_once(lambda: "being closed" in repr(disk))),
+    ):
         disk.close()
     assert not is_closed(disk)
     assert "being closed" in repr(disk)
@@ -214,8 +218,8 @@ def test_a_reset_wakes_who_waits_for_a_bounce_buffer(ring: RingName) -> None:
     wait_until(lambda: disk._gate.inside == 2)
     start = time.monotonic()
     disk.reset()
-    first.join(10)
-    second.join(10)
+    first.join(PROMPT_S)
+    second.join(PROMPT_S)
     assert time.monotonic() - start < PROMPT_S
     raised = first_raised + second_raised
     assert [type(error) for error in raised] == [vioblk.DeviceGoneError] * 2

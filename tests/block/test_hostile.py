@@ -12,6 +12,7 @@ import vioblk
 from tests.block.conftest import FORMATS, OpenDisk
 from tests.block.tap import Tap
 from tests.block.test_cache import software
+from tests.support.patience import AMPLE_S, hasty
 from vioblk._native import Region
 from vioblk.block.disk import BlockDevice
 from vioblk.block.request import REQUEST_RECORD, STATUS_PENDING, RequestType
@@ -19,7 +20,8 @@ from vioblk.block.request import REQUEST_RECORD, STATUS_PENDING, RequestType
 GUARD = 512
 DATA = 4096
 PATTERN = b"\xc3"
-TIMEOUT_S = 1.0
+SHORT_S = 0.05
+"""Of waits in vain; the disks are patient otherwise."""
 
 BREAKING = {
     "id_out_of_range": "id",
@@ -73,7 +75,7 @@ def ring_format(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def disk(open_disk: OpenDisk) -> BlockDevice:
-    disk = open_disk("mem:1M", timeout_s=TIMEOUT_S)
+    disk = open_disk("mem:1M")
     disk.write(0, b"\x5a" * (64 * DATA))
     return disk
 
@@ -141,11 +143,11 @@ def test_requests_that_a_used_ring_loses_end_and_are_no_successes(
     device.inject(fault, after=after)
     statuses = bytearray([STATUS_PENDING]) * 32
     with suppress(vioblk.RequestTimeoutError):
-        disk.execute(guarded.records(32), statuses, timeout_s=0.2)
+        disk.execute(guarded.records(32), statuses, timeout_s=SHORT_S)
     assert statuses.count(0) <= device.counters()["reads"] <= 32
     if statuses.count(0) == 32:
         # One element gave them all back, and the next one stands where nobody looks.
-        with pytest.raises(vioblk.RequestTimeoutError):
+        with hasty(disk, SHORT_S), pytest.raises(vioblk.RequestTimeoutError):
             disk.read(0, 512)
     guarded.assert_untouched()
     works_again(disk)
@@ -170,12 +172,12 @@ def test_everybody_who_waits_on_a_broken_queue_is_told(
     waiters = [threading.Thread(target=read) for _ in range(5)]
     for waiter in waiters:
         waiter.start()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + AMPLE_S
     while disk.device.in_flight < 5:
         assert time.monotonic() < deadline
     device.serve()
     for waiter in waiters:
-        waiter.join(10)
+        waiter.join(AMPLE_S)
     assert {type(error) for error in raised} == {vioblk.QueueBroken}
     assert all(re.search(words, str(error)) for error in raised)
     # One may have been answered before the lie was found out: what is given back twice, or in a
@@ -193,7 +195,7 @@ def test_a_huge_used_length_is_clamped_and_harmless(disk: BlockDevice, guarded: 
 
 
 def test_a_strict_queue_breaks_at_a_huge_used_length(open_disk: OpenDisk) -> None:
-    disk = open_disk("mem:1M", strict=True, timeout_s=TIMEOUT_S)
+    disk = open_disk("mem:1M", strict=True)
     software(disk).inject("huge_length")
     with pytest.raises(vioblk.QueueBroken, match="length"):
         disk.read(0, 512)
@@ -248,9 +250,9 @@ def test_silence_ends_with_a_time_out_and_the_buffer_stays_pinned(
 ) -> None:
     software(disk).inject("silence")
     start = time.monotonic()
-    with pytest.raises(vioblk.RequestTimeoutError):
+    with hasty(disk, SHORT_S), pytest.raises(vioblk.RequestTimeoutError):
         disk.readinto(0, guarded.data)
-    assert TIMEOUT_S * 0.9 <= time.monotonic() - start < TIMEOUT_S + 5
+    assert SHORT_S * 0.9 <= time.monotonic() - start < disk.timeout_s
     guarded.data.release()
     guarded.bytes.release()
     with pytest.raises(BufferError):
@@ -263,8 +265,8 @@ def test_silence_ends_with_a_time_out_and_the_buffer_stays_pinned(
 def test_a_bounce_buffer_of_a_late_request_is_not_used_for_another(
     tapped: Callable[..., tuple[BlockDevice, Tap]],
 ) -> None:
-    disk, tap = tapped("mem:1M", timeout_s=0.2)
-    with pytest.raises(vioblk.RequestTimeoutError):
+    disk, tap = tapped("mem:1M")
+    with hasty(disk, SHORT_S), pytest.raises(vioblk.RequestTimeoutError):
         disk.write(0, b"\x11" * 512)
     # The device carries out the late write beside the next one, and must find its own data.
     tap.watch(lambda: disk.write(512, b"\x22" * 512))
@@ -276,7 +278,7 @@ def test_a_bounce_buffer_of_a_late_request_is_not_used_for_another(
 @pytest.mark.parametrize("ring_format", ["split", "packed"])
 def test_requests_go_on_beside_a_lost_one(disk: BlockDevice, guarded: Guarded) -> None:
     software(disk).inject("silence")
-    with pytest.raises(vioblk.RequestTimeoutError):
+    with hasty(disk, SHORT_S), pytest.raises(vioblk.RequestTimeoutError):
         disk.readinto(0, guarded.data)
     for _ in range(300):
         assert disk.read(0, 512) == b"\x5a" * 512
@@ -286,10 +288,10 @@ def test_requests_go_on_beside_a_lost_one(disk: BlockDevice, guarded: Guarded) -
 
 @pytest.mark.parametrize("ring_format", ["split-in-order", "packed-in-order"])
 def test_in_order_nothing_passes_a_lost_request_and_a_reset_helps(open_disk: OpenDisk) -> None:
-    disk = open_disk("mem:1M", timeout_s=0.2)
+    disk = open_disk("mem:1M")
     software(disk).inject("silence")
     for _ in range(3):
-        with pytest.raises(vioblk.RequestTimeoutError):
+        with hasty(disk, SHORT_S), pytest.raises(vioblk.RequestTimeoutError):
             disk.read(0, 512)
     assert disk.device.in_flight == 3
     works_again(disk)
@@ -306,7 +308,7 @@ def test_a_spurious_interrupt_is_no_completion(disk: BlockDevice, guarded: Guard
     device.inject("silence")
     disk.submit_many(guarded.records(1))
     device.inject("spurious_interrupt", value=0)
-    assert not disk.wait(0.2)
+    assert not disk.wait(SHORT_S)
     assert disk.reap_many(bytearray(16)) == 0
     works_again(disk)
 
@@ -324,7 +326,7 @@ def test_a_device_that_needs_a_reset_says_so_to_whoever_waits(disk: BlockDevice)
     waiter = threading.Thread(target=read)
     waiter.start()
     software(disk).inject("needs_reset")
-    waiter.join(10)
+    waiter.join(AMPLE_S)
     assert not waiter.is_alive()
     assert [type(error) for error in raised] == [vioblk.DeviceGoneError]
     works_again(disk)
@@ -333,7 +335,7 @@ def test_a_device_that_needs_a_reset_says_so_to_whoever_waits(disk: BlockDevice)
 def test_a_reset_that_is_never_confirmed_ends_in_an_error(disk: BlockDevice) -> None:
     software(disk).inject("reset_never_ends")
     with pytest.raises(vioblk.ResetTimeoutError):
-        disk.reset(timeout_s=0.2)
+        disk.reset(timeout_s=SHORT_S)
     with pytest.raises(vioblk.StateError, match="reset or close"):
         disk.read(0, 512)
     works_again(disk)
@@ -355,14 +357,14 @@ def test_a_silent_device_is_closed_all_the_same(open_disk: OpenDisk) -> None:
     read = REQUEST_RECORD.pack(RequestType.IN, 0, 0, 0, 512, region.handle, 0)
     assert disk.submit_many(read) == 1
     with pytest.raises(vioblk.RequestTimeoutError, match="1 request did not complete"):
-        disk.close(timeout_s=0.2)
+        disk.close(timeout_s=SHORT_S)
     with pytest.raises(vioblk.StateError, match="closed"):
         disk.read(0, 512)
     region.close()
 
 
 def test_leaving_by_an_exception_keeps_that_exception(open_disk: OpenDisk) -> None:
-    disk = open_disk("mem:1M", timeout_s=0.2)
+    disk = open_disk("mem:1M", timeout_s=SHORT_S)
     software(disk).inject("silence", count=2)
     with (
         pytest.raises(vioblk.RequestTimeoutError, match=r"after 0\.2 s: timed out") as raised,
@@ -391,8 +393,8 @@ def test_who_waits_for_a_completion_is_sent_away_when_the_disk_closes(
     waiter = threading.Thread(target=wait_and_reap)
     waiter.start()
     with pytest.raises(vioblk.RequestTimeoutError):
-        disk.close(timeout_s=0.2)
-    waiter.join(10)
+        disk.close(timeout_s=SHORT_S)
+    waiter.join(AMPLE_S)
     assert not waiter.is_alive()
     assert [type(error) for error in ended] == [vioblk.StateError]
 
@@ -411,6 +413,6 @@ def test_the_callback_cannot_close_or_reset_the_disk(open_disk: OpenDisk, call: 
 
     disk = open_disk("mem:1M", on_config_change=callback)
     software(disk).resize(4096)
-    assert called.wait(10)
+    assert called.wait(AMPLE_S)
     assert len(ended) == 1
     assert disk.capacity_bytes == 4096 * 512

@@ -2,6 +2,9 @@
 
 import threading
 from collections.abc import Callable
+from typing import Final
+
+TIMEOUT_S: Final = 60.0
 
 
 def in_thread(work: Callable[[], object]) -> Callable[[], BaseException | None]:
@@ -18,7 +21,7 @@ def in_thread(work: Callable[[], object]) -> Callable[[], BaseException | None]:
     thread.start()
 
     def join() -> BaseException | None:
-        thread.join(20)
+        thread.join(TIMEOUT_S)
         assert not thread.is_alive(), "still waiting"
         return caught[0] if caught else None
 
