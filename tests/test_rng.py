@@ -29,8 +29,8 @@ from vioblk.errors import (
 from vioblk.features import Feature
 from vioblk.rng import DRIVER, REQUEST_BYTES_MAX, RING_SIZE_MAX, EntropyDevice
 
-PROMPT_S = 5.0
-"""Well below the 10 s for which these devices are patient."""
+PROMPT_S = 30.0
+"""Well below the 60 s for which these devices are patient."""
 
 OpenDevice = Callable[..., tuple[EntropyDevice, EntropyScript]]
 
@@ -40,7 +40,7 @@ def open_device(ring: RingName) -> Iterator[OpenDevice]:
     with ExitStack() as stack:
 
         def opener(
-            answers: Answers = honest, *, timeout_s: float = 10.0, **script_options: Any
+            answers: Answers = honest, *, timeout_s: float = 60.0, **script_options: Any
         ) -> tuple[EntropyDevice, EntropyScript]:
             script = EntropyScript(answers, **script_options)
             stack.callback(script.close)
@@ -138,12 +138,13 @@ def test_a_buffer_that_was_never_handed_out_is_not_taken_back(open_device: OpenD
 def test_a_silent_device_is_a_time_out_and_works_when_it_speaks_again(
     open_device: OpenDevice,
 ) -> None:
-    source, script = open_device(lambda length: None, timeout_s=0.05)
+    source, script = open_device(lambda length: None)
+    patience_s, source._timeout_s = source._timeout_s, 0.05
     for _ in range(2):
         with pytest.raises(RequestTimeoutError, match=r"no random bytes within 0\.05 s"):
             source.read(16)
     assert source.device.in_flight == 2
-    script.answers = honest
+    script.answers, source._timeout_s = honest, patience_s
     assert source.read(3) == honest(3).data
 
 
@@ -155,9 +156,11 @@ def test_a_late_answer_is_not_taken_for_that_of_a_later_request(open_device: Ope
         kept.append(length)
         return None if len(kept) == 1 else Answer(b"new" * length, used_length=3, head=None)
 
-    source, script = open_device(late, timeout_s=0.05)
+    source, script = open_device(late)
+    patience_s, source._timeout_s = source._timeout_s, 0.05
     with pytest.raises(RequestTimeoutError):
         source.read(16)
+    source._timeout_s = patience_s
     assert source.read(3) == b"new"
     assert source.device.in_flight == 1
     assert script.asked == [16, 3]
@@ -200,7 +203,7 @@ def test_closing_sends_away_who_waits(open_device: OpenDevice) -> None:
 
     reader = threading.Thread(target=read)
     reader.start()
-    assert asked.wait(10)
+    assert asked.wait(PROMPT_S)
     source.close()
     reader.join(PROMPT_S)
     assert not reader.is_alive()
@@ -322,7 +325,7 @@ def test_interrupted_requests_cost_neither_the_device_nor_its_closing(
     open_device: OpenDevice,
 ) -> None:
     """With the ring in Rust: the one in Python, interrupted in its middle, may lose descriptors."""
-    source, _ = open_device(timeout_s=5)
+    source, _ = open_device()
     with interrupter() as interruptions:
         for _ in range(300):
             interruptions.interrupt(lambda: source.read(16))

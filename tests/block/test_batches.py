@@ -94,14 +94,14 @@ def test_completions_restart_all_the_backlog_that_fits(
         assert take(tap, restarted) == restarted
         assert disk.device.in_flight == 16
     device.serve()
-    runner.join(10)
+    runner.join(30)
     assert not runner.is_alive()
     assert statuses == bytes(40)
 
 
 def take(tap: Tap, count: int) -> int:
     """Wait until `count` requests have become available; how many did."""
-    seen, deadline = 0, time.monotonic() + 10
+    seen, deadline = 0, time.monotonic() + 30
     while seen < count and time.monotonic() < deadline:
         seen += len(tap.take())
     return seen
@@ -174,6 +174,6 @@ def test_numpy_arrays_are_batches(disk: BlockDevice) -> None:
     out: Any = numpy.zeros(8, dtype=COMPLETION_DTYPE)
     reaped = 0
     while reaped < 8:
-        assert disk.wait(10)
+        assert disk.wait(30)
         reaped += disk.reap_many(out[reaped:])
     assert sorted(out["token"]) == list(range(100, 108))

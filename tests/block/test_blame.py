@@ -13,7 +13,7 @@ from vioblk.block.disk import SERIAL_TIMEOUT_S, BlockDevice
 from vioblk.block.request import REQUEST_RECORD, RequestType
 from vioblk.transport.software import SoftwareTransport
 
-PROMPT_S = 10.0
+PROMPT_S = 30.0
 FLUSH = REQUEST_RECORD.pack(RequestType.FLUSH, 0, 0, 0, 0, 0, 0)
 TWO = "mem:1M?queues=2&serial=two"
 RESETTABLE = f"{TWO}&offer=ring_reset"

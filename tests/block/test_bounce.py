@@ -57,7 +57,7 @@ def test_a_chunk_given_back_wakes_who_waits(pool: BouncePool) -> None:
     waiter = threading.Thread(target=lambda: got.append(len(pool.lend(2, Deadline(10)).chunks)))
     waiter.start()
     pool.end(first)
-    waiter.join(10)
+    waiter.join(30)
     assert got == [1]
     pool.end(others)
 
@@ -78,7 +78,7 @@ def test_closing_wakes_who_waits_and_gives_the_memory_back(
     waiter = threading.Thread(target=wait)
     waiter.start()
     pool.close(CLOSED)
-    waiter.join(10)
+    waiter.join(30)
     assert [type(error) for error in raised] == [StateError]
     pool.end(taken)
     assert space.free_bytes == before

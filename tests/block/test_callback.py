@@ -9,7 +9,7 @@ import vioblk
 from tests.conftest import RingName
 from vioblk.block.disk import BlockDevice
 
-TIMEOUT_S = 10.0
+TIMEOUT_S = 30.0
 
 
 def call_in_callback(ring: RingName, call: Callable[[BlockDevice], object]) -> object:

@@ -140,7 +140,7 @@ def test_a_resized_disk_is_noticed_and_reported(ring: str) -> None:
 
     with vioblk.open("mem:1M", ring=ring, on_config_change=remember) as disk:
         disk.device.transport.device.resize(4096)  # type: ignore[attr-defined]
-        assert changed.wait(10)
+        assert changed.wait(30)
         assert disk.capacity_bytes == 4096 * 512
         assert seen[-1].capacity_sectors == 4096
         disk.write((4096 - 1) * 512, bytes(512))

@@ -11,6 +11,7 @@ import pytest
 import vioblk
 from tests.block.conftest import OpenDisk, OpenRecorded
 from tests.block.recording import RecordingTransport
+from tests.support.patience import hasty
 from tests.support.rings import rings_in_turn
 from vioblk._native import BlockLimits, SoftwareDevice
 from vioblk.block.config import BlockConfig
@@ -20,10 +21,11 @@ from vioblk.status import DeviceState, Status
 from vioblk.transport.software import SoftwareTransport
 from vioblk.transport.software_pci import SoftwarePciPlatform, SoftwarePciTransport
 
-PROMPT_S = 5.0
-"""Well below the 30 s for which these disks are patient."""
+PROMPT_S = 20.0
+"""Below the 30 s for which these disks are patient."""
 
-SHORT_S = 0.2
+
+SHORT_S = 0.1
 
 TELLING = ["mem:1M", *(f"mem:1M?bus=pci&interrupts={how}" for how in ("msix", "shared", "config"))]
 TELLING += ["mem:1M?bus=pci&interrupts=intx"]
@@ -208,10 +210,11 @@ def test_who_waits_for_a_device_that_needs_a_reset_is_told(
 
 
 def test_where_nobody_is_told_a_time_out_finds_out(open_disk: OpenDisk) -> None:
-    disk = open_disk(SILENT, timeout_s=SHORT_S)
+    disk = open_disk(SILENT)
     software(disk).inject("needs_reset")
-    with pytest.raises(
-        vioblk.DeviceGoneError, match=r"needs a reset; seen after 0\.2 s: timed out"
+    with (
+        hasty(disk, SHORT_S),
+        pytest.raises(vioblk.DeviceGoneError, match=r"needs a reset; seen after 0\.1 s: timed out"),
     ):
         disk.read(0, 512)
     with pytest.raises(vioblk.DeviceGoneError, match="needs a reset"):
@@ -220,12 +223,13 @@ def test_where_nobody_is_told_a_time_out_finds_out(open_disk: OpenDisk) -> None:
 
 
 def test_where_nobody_is_told_a_wait_in_vain_finds_out(open_disk: OpenDisk) -> None:
-    disk = open_disk(SILENT, timeout_s=SHORT_S)
+    disk = open_disk(SILENT)
     software(disk).inject("silence")
     assert disk.submit_many(FLUSH) == 1
-    assert disk.wait() is False
-    software(disk).inject("needs_reset")
-    assert disk.wait() is True
+    with hasty(disk, SHORT_S):
+        assert disk.wait() is False
+        software(disk).inject("needs_reset")
+        assert disk.wait() is True
     with pytest.raises(vioblk.DeviceGoneError, match="needs a reset"):
         disk.reap_many(bytearray(COMPLETION_RECORD.size))
     disk.reset()
@@ -234,10 +238,13 @@ def test_where_nobody_is_told_a_wait_in_vain_finds_out(open_disk: OpenDisk) -> N
 
 @rings_in_turn("address", EVERY_WAY)
 def test_a_time_out_says_that_the_device_shows_no_error(open_disk: OpenDisk, address: str) -> None:
-    disk = open_disk(address, timeout_s=SHORT_S)
+    disk = open_disk(address)
     software(disk).inject("silence")
-    with pytest.raises(
-        vioblk.RequestTimeoutError, match=r"after 0\.2 s: .*; its status, 0xf, shows no error"
+    with (
+        hasty(disk, SHORT_S),
+        pytest.raises(
+            vioblk.RequestTimeoutError, match=r"after 0\.1 s: .*; its status, 0xf, shows no error"
+        ),
     ):
         disk.read(0, 512)
     assert disk.device.state is DeviceState.LIVE
@@ -249,9 +256,10 @@ def test_a_time_out_says_that_the_device_shows_no_error(open_disk: OpenDisk, add
 def test_a_device_that_somebody_else_has_reset_is_found_out(
     open_disk: OpenDisk, address: str
 ) -> None:
-    disk = open_disk(address, timeout_s=SHORT_S)
+    disk = open_disk(address)
     disk.device.transport.write_status(0)
-    with pytest.raises(vioblk.DeviceGoneError, match=r"somebody else has reset .* reads 0; seen"):
+    words = r"somebody else has reset .* reads 0; seen"
+    with hasty(disk, SHORT_S), pytest.raises(vioblk.DeviceGoneError, match=words):
         disk.read(0, 512)
     disk.reset()
     works(disk)
@@ -331,15 +339,16 @@ def test_memory_of_a_device_that_has_gone_can_be_let_go_of(
 def test_without_bus_mastering_requests_time_out_and_complete_when_it_is_back(
     open_disk: OpenDisk, address: str
 ) -> None:
-    disk = open_disk(address, timeout_s=SHORT_S)
+    disk = open_disk(address)
     disk.write(0, b"x" * 512)
     platform = function(disk).platform
     platform.set_bus_master(False)
     region = disk.alloc(512)
     record = REQUEST_RECORD.pack(RequestType.IN, 0, 0, 0, 512, region.handle, 7)
     assert disk.submit_many(record) == 1
-    with pytest.raises(vioblk.RequestTimeoutError, match="shows no error"):
-        disk.flush()
+    with hasty(disk, SHORT_S):
+        with pytest.raises(vioblk.RequestTimeoutError, match="shows no error"):
+            disk.flush()
     assert disk.device.in_flight == 2
     platform.set_bus_master(True)
     disk.flush()

@@ -56,11 +56,11 @@ def test_the_last_to_leave_wakes_those_who_wait(gate: Gate) -> None:
     def stay() -> None:
         with gate:
             entered.set()
-            leave.wait(10)
+            leave.wait(30)
 
     guest = threading.Thread(target=stay)
     guest.start()
-    assert entered.wait(10)
+    assert entered.wait(30)
     leave.set()
     assert gate.wait_empty(10)
     guest.join()

@@ -14,7 +14,7 @@ from vioblk.block.request import REQUEST_RECORD, RequestType
 from vioblk.transport.software import SoftwareTransport
 from vioblk.transport.software_pci import SoftwarePciTransport
 
-PROMPT_S = 10.0
+PROMPT_S = 30.0
 TURNS = 200
 
 INTERRUPTING = [

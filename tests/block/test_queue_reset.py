@@ -19,7 +19,7 @@ from vioblk.block.request import COMPLETION_RECORD, REQUEST_RECORD, RequestType
 from vioblk.transport.software import SoftwareTransport
 from vioblk.transport.software_pci import SoftwarePciTransport
 
-PROMPT_S = 10.0
+PROMPT_S = 30.0
 
 WAYS = {
     "software": "mem:1M?queues=2",

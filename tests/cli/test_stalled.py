@@ -13,8 +13,8 @@ from tests.cli.command import HEED_CTRL_C, VIOBLK
 from tests.interop.storage_daemon import StorageDaemon, throttled_export
 
 DISK_BYTES = 64 << 20
-PROMPT_S = 6.0
-"""What "at once" means on a busy machine: less than a second wait for the device takes."""
+PROMPT_S = 25.0
+"""What "at once" means on a busy machine: less than the 30 s for which a disk is waited for."""
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def image(tmp_path: Path) -> Path:
 @pytest.fixture
 def daemon(image: Path) -> Iterator[StorageDaemon]:
     """A real disk, slow enough to be stopped half-way; it may be stopped at the end."""
-    export = throttled_export("disk", image, f"x-bps-total={24 << 20}")
+    export = throttled_export("disk", image, f"x-bps-total={12 << 20}")
     with StorageDaemon(image.parent, [export]) as daemon:
         try:
             yield daemon

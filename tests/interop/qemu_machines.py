@@ -17,7 +17,7 @@ from vioblk.transport.qemu import Machine, QemuPlatform, attach
 from vioblk.transport.qemu.chipset import Q35
 from vioblk.transport.qemu.command_line import DEVICE_ID, PORT_ID, doorbell_slot
 
-WAIT_S: Final = 10.0
+WAIT_S: Final = 30.0
 """How long anything may take that takes milliseconds on an idle machine."""
 
 POLL_INTERVAL_S: Final = 50e-6
@@ -110,10 +110,11 @@ def poll(look: Callable[[], T], timeout_s: float = WAIT_S) -> T:
 def settle(platform: QemuPlatform) -> None:
     """Wait until QEMU has done everything that it had begun when this was called.
 
-    One thread of it does the requests, sends their interrupts and answers this, each to its end.
-    (Not so with an iothread.)
+    One thread of it does the requests, sends their interrupts and answers this, but not each to
+    its end: from a used buffer to its interrupt it takes some turns of its loop (what is put off,
+    and an eventfd), and each answer is one. (Not so with an iothread.)
     """
-    for _ in range(2):
+    for _ in range(10):
         platform.config.read(0, 2)
 
 

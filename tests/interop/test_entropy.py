@@ -5,6 +5,7 @@ import pytest
 import vioblk
 from tests.conftest import RingName
 from tests.support.leaks import no_leaks
+from tests.support.patience import AMPLE_S
 from tests.support.qemu import qemu_of
 from vioblk.bus import BusState
 from vioblk.candidate import AddressCandidate
@@ -23,7 +24,7 @@ def looks_random(data: bytes) -> bool:
 @pytest.mark.parametrize("interface", ["modern", "legacy"])
 def test_random_bytes_come_by_every_way(ring: RingName, interface: str, interrupts: str) -> None:
     address = f"{ADDRESS}&interface={interface}&interrupts={interrupts}"
-    with vioblk.attach(address, ring=ring, timeout_s=10) as source:
+    with vioblk.attach(address, ring=ring, timeout_s=AMPLE_S) as source:
         assert isinstance(source, vioblk.EntropyDevice)
         assert source.device.legacy is (interface == "legacy")
         assert source.device.has(Feature.VERSION_1) is (interface == "modern")
@@ -62,7 +63,7 @@ def test_it_is_no_disk() -> None:
 
 
 def test_a_device_that_is_unplugged_is_noticed() -> None:
-    with vioblk.attach(ADDRESS, timeout_s=10) as source:
+    with vioblk.attach(ADDRESS, timeout_s=AMPLE_S) as source:
         assert isinstance(source, vioblk.EntropyDevice)
         assert len(source.read(16)) == 16
         qemu_of(source.device).unplug()

@@ -21,7 +21,7 @@ from tests.transport.scripted_back_end import no_descriptor_leak
 from vioblk.block.request import REQUEST_RECORD, STATUS_PENDING, RequestType
 
 DISK_BYTES = 32 << 20
-WAIT_S = 20.0
+WAIT_S = 30.0
 
 RESIZE_ANNOUNCED_SINCE = (8, 1)
 """QEMU versions before do not tell the client, and go on naming the former capacity."""

@@ -193,7 +193,6 @@ def test_the_pin_of_each_slot_comes_out_where_it_is_listened_to(
     monkeypatch.setattr(InterruptLines, "listen", recording)
     with raw_disk(f"qemu:null:1M?machine={machine}&slot={slot}", interrupts="intx") as disk:
         disk.queue.run(disk.request(RequestType.IN, in_bytes=512))
-        # QEMU tells of a level before it answers what came later.
         settle(disk.platform)
         assert True in levels
 
@@ -236,7 +235,7 @@ def test_in_order_loses_requests_that_fill_the_ring_and_a_reset_brings_the_disk_
         with pytest.raises(vioblk.TransportError, match="in_order is known from QEMU 10 on"):
             vioblk.open(address)
         return
-    with vioblk.open(address, ring_size=ring_size, timeout_s=LOST_AFTER_S) as disk:
+    with vioblk.open(address, ring_size=ring_size, timeout_s=WAIT_S) as disk:
         region = disk.alloc(64 * 512)
         batch = b"".join(
             # Every other sector: QEMU would make one request of neighbours.
@@ -247,7 +246,7 @@ def test_in_order_loses_requests_that_fill_the_ring_and_a_reset_brings_the_disk_
         )
         statuses = bytearray([STATUS_PENDING] * 32)
         try:
-            disk.execute(batch, statuses)
+            disk.execute(batch, statuses, LOST_AFTER_S)
         except vioblk.RequestTimeoutError:
             assert STATUS_PENDING in statuses
             with pytest.raises(BufferError):

@@ -25,6 +25,7 @@ from tests.interop.qemu_machines import (
     poll,
 )
 from tests.support.leaks import no_leaks
+from tests.support.patience import standing_still
 from tests.support.qemu import qemu_of
 from vioblk.block.config import BlockConfig
 from vioblk.block.disk import BlockDevice
@@ -270,24 +271,21 @@ def test_a_resized_disk_is_used_as_far_as_it_goes_now(tmp_path: Path, way: Way) 
 def test_a_stopped_qemu_costs_time_outs_and_nothing_else(
     tmp_path: Path, ring: RingName, way: Way
 ) -> None:
-    address = f"qemu:{numbered_disk(tmp_path)}?{way.options}&reply_timeout={REPLY_S}"
+    address = f"qemu:{numbered_disk(tmp_path)}?{way.options}"
     with vioblk.open(address, ring=ring, timeout_s=WAIT_S) as disk:
         platform = qemu_of(disk.device)
         region = disk.alloc(512)
-        platform.pause()
-        try:
+        with standing_still(platform, REPLY_S):
             with pytest.raises(vioblk.RequestTimeoutError, match="its status cannot be read"):
                 disk.execute(reads(region, 1), bytearray(1), SHORT_S)
             with pytest.raises(vioblk.TransportError, match="has not answered"):
                 disk.device.transport.read_status()
-        finally:
-            platform.resume()
         assert disk.read(512, 512) == content_of(1)
         assert poll(lambda: all_are_back(disk))
         assert_read(region, 1)
 
 
-REPLY_S = 0.3
+REPLY_S = 0.1
 
 
 @EACH_RING

@@ -40,8 +40,8 @@ EACH_WAY_AND_RING = pytest.mark.parametrize(
     ],
 )
 
-PROMPT_S = 5.0
-"""Within this, nobody waits for a device any more that has gone, on a busy machine."""
+PROMPT_S = 30.0
+"""Within this, nobody waits for a device any more that has gone: half of what they would wait."""
 
 
 class Batch:

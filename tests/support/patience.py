@@ -7,7 +7,8 @@ from typing import Final
 
 from vioblk.block.disk import BlockDevice
 from vioblk.transport.qemu import QemuPlatform
-from vioblk.transport.qemu.qtest import bound_calls
+from vioblk.transport.qemu.qmp import Qmp
+from vioblk.transport.qemu.qtest import Qtest, bound_calls
 
 AMPLE_S: Final = 30.0
 """For what happens at once on a machine that has nothing else to do."""
@@ -29,19 +30,32 @@ def hasty(disk: BlockDevice, timeout_s: float) -> Iterator[None]:
 
 
 @contextmanager
-def standing_still(platform: QemuPlatform, reply_timeout_s: float) -> Iterator[None]:
-    """Until the end of the block, QEMU stands still, and who asks it something gives up soon."""
-    qtest, monitor = platform.machine.qtest, platform.machine.monitor
+def answers_within(timeout_s: float, *ends: Qtest | Qmp) -> Iterator[None]:
+    """Until the end of the block, who asks QEMU something waits so long and no longer."""
 
-    def bound(timeout_s: float) -> None:
-        qtest._timeout_s = monitor._timeout_s = timeout_s
-        bound_calls(qtest._socket, send_timeout_s=timeout_s, receive_timeout_s=timeout_s)
+    def bound(end: Qtest | Qmp, timeout_s: float) -> None:
+        end._timeout_s = timeout_s
+        receive_timeout_s = timeout_s if isinstance(end, Qtest) else 0
+        bound_calls(end._socket, send_timeout_s=timeout_s, receive_timeout_s=receive_timeout_s)
 
-    former = qtest._timeout_s
-    platform.pause()
-    bound(reply_timeout_s)
+    former = [end._timeout_s for end in ends]
+    for end in ends:
+        bound(end, timeout_s)
     try:
         yield
     finally:
-        bound(former)
+        for end, before in zip(ends, former, strict=True):
+            if end._socket.fileno() >= 0:
+                bound(end, before)
+
+
+@contextmanager
+def standing_still(platform: QemuPlatform, reply_timeout_s: float) -> Iterator[None]:
+    """Until the end of the block, QEMU stands still, and who asks it something gives up soon."""
+    machine = platform.machine
+    platform.pause()
+    try:
+        with answers_within(reply_timeout_s, machine.qtest, machine.monitor):
+            yield
+    finally:
         platform.resume()

@@ -15,7 +15,7 @@ from vioblk.transport.software_pci import SoftwarePciPlatform, SoftwarePciTransp
 from vioblk.transport.software_pci.description import FunctionDescription
 
 CAPACITY_SECTORS = 2048
-TIMEOUT_S = 10.0
+TIMEOUT_S = 30.0
 
 USUAL = ALWAYS_OFFERED | {BlockFeature.FLUSH, BlockFeature.CONFIG_WCE}
 

@@ -48,7 +48,7 @@ from vioblk.transport.pci import PciTransport
 from vioblk.transport.pci.interrupts import InterruptMode
 from vioblk.transport.pci.presence import Presence
 
-WAIT_S = 10.0
+WAIT_S = 30.0
 QUIET_S = 0.03
 """How long nothing has to happen."""
 

@@ -22,7 +22,7 @@ from vioblk.status import DeviceState
 from vioblk.transport.pci import INTERRUPT_MODES, PciTransport
 
 RESET_TIMEOUT_S: Final = 0.01
-BOUND_S: Final = 10.0
+BOUND_S: Final = 30.0
 
 PLATFORM_FEATURES: Final = (
     Feature.ACCESS_PLATFORM,

@@ -22,7 +22,7 @@ from vioblk.transport.pci import INTERRUPT_MODES, PciTransport
 from vioblk.transport.qemu.platform import QemuPlatform
 from vioblk.transport.software_pci import SoftwarePciTransport
 
-WAIT_S: Final = 10.0
+WAIT_S: Final = 30.0
 CAPACITY_BYTES: Final = 4 << 20
 
 MACHINES: Final = {

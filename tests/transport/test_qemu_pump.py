@@ -12,7 +12,7 @@ from tests.support.leaks import no_leaks
 from tests.test_fork import in_child
 from vioblk.transport.qemu.pump import Pump
 
-WAIT_S = 10.0
+WAIT_S = 30.0
 
 
 @pytest.fixture

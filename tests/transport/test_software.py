@@ -26,7 +26,7 @@ from vioblk.status import DeviceState
 from vioblk.transport import SCHEMES, back_end, connect
 from vioblk.transport.software import FIRST_DEVICE_ADDRESS, OPTIONS, SoftwareTransport
 
-TIMEOUT_S = 10.0
+TIMEOUT_S = 30.0
 
 CAPACITY = ConfigField("capacity", 0x00, 8)
 SIZE_MAX = ConfigField("size_max", 0x08, 4, BlockFeature.SIZE_MAX)

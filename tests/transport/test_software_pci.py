@@ -37,7 +37,7 @@ from vioblk.transport.base import QueueAddresses
 from vioblk.transport.pci.interrupts import InterruptMode
 from vioblk.transport.software_pci import SoftwarePciTransport
 
-WAIT_S = 10.0
+WAIT_S = 30.0
 LENGTH = 1 << 16
 MODES: list[InterruptMode] = ["msix", "shared", "config", "intx", "none"]
 NO_VECTOR = 0xFFFF

@@ -11,7 +11,7 @@ from tests.support.transports import software_transport
 from vioblk.block.disk import BlockDevice
 from vioblk.block.request import REQUEST_RECORD, STATUS_PENDING, RequestType
 
-WAIT_S: Final = 10.0
+WAIT_S: Final = 30.0
 SECTOR: Final = 512
 
 FORMATS: Final = {

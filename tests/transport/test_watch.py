@@ -12,7 +12,7 @@ import pytest
 from tests.support.leaks import no_leaks
 from vioblk.transport.watch import EventWatcher
 
-WAIT_S = 10.0
+WAIT_S = 30.0
 
 
 @pytest.fixture
