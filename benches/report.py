@@ -37,6 +37,17 @@ def run_directory() -> Path:
     return directory
 
 
+def latest_run() -> Path:
+    """The directory of this run, or of the last one. Raises FileNotFoundError without any."""
+    name = os.environ.get(RUN_VARIABLE)
+    if name:
+        return OUT / name
+    runs = [path for path in OUT.glob("*") if path.is_dir()]
+    if not runs:
+        raise FileNotFoundError(f"{OUT} has no run: make bench")
+    return max(runs)
+
+
 def circumstances() -> dict[str, Any]:
     """When, of what and on what something was measured."""
     return {
