@@ -25,7 +25,7 @@ def disk() -> Iterator[BlockDevice]:
     """With the ring in Rust, and on it bytes that tell where they are."""
     with vioblk.open("mem:16M") as disk:
         pattern = np.arange((16 << 20) // 8, dtype="<u8")
-        disk.write(0, pattern)
+        disk.write(0, pattern.data)
         yield disk
 
 
@@ -109,9 +109,9 @@ def test_data_in_dma_memory_needs_no_bounce_buffer(
     disk.reset()  # what filled the disk was not in DMA memory, and took such buffers
     free_bytes = disk.device.transport.space.free_bytes
     elements = np.frombuffer(memoryview(region), dtype="<u8")
-    disk.readinto(0, elements)
+    disk.readinto(0, elements.data)
     elements += 1
-    disk.write(0, elements)
+    disk.write(0, elements.data)
     assert disk.device.transport.space.free_bytes == free_bytes
     disk.readinto(0, array.array("Q", bytes(512)))
     assert disk.device.transport.space.free_bytes < free_bytes
