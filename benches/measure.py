@@ -190,6 +190,9 @@ class Comparison:
             "repeated_rounds": self.of.repeated,
             "subject": _side_json(self.subject, self.subject_turns),
             "baseline": _side_json(self.baseline, self.baseline_turns),
+            "sides": {
+                side.name: asdict(Spread.of(self.of.seconds(side.name))) for side in self.of.sides
+            },
         }
 
     def __str__(self) -> str:
