@@ -7,6 +7,19 @@ import tempfile
 from typing import Literal, TypeAlias
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# The same examples each time, and however slow the machine is: no run may fail by luck alone.
+# `pytest --hypothesis-profile=default` looks at others.
+settings.register_profile(
+    "suite",
+    database=None,
+    deadline=None,
+    derandomize=True,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("suite")
 
 pytest_plugins = ["tests.clauses.plugin", "tests.mutants.plugin"]
 

@@ -7,6 +7,7 @@ import pytest
 import vioblk
 from tests.conftest import RingName
 from tests.support.leaks import no_leaks
+from tests.support.patience import AMPLE_S, hasty
 
 CYCLES = 1000
 
@@ -115,12 +116,13 @@ def test_disks_that_end_badly_leak_nothing_either(ring: RingName, tmp_path: Path
     image.write_bytes(bytes(1 << 20))
     with no_leaks():
         for fault in ("silence", "id_out_of_range", "garbage_status", "needs_reset"):
-            disk = vioblk.open(f"file:{image}", ring=ring, timeout_s=0.2)
+            disk = vioblk.open(f"file:{image}", ring=ring)
             disk.device.transport.device.inject(fault)  # type: ignore[attr-defined]
-            with pytest.raises(vioblk.VioblkError):
+            patience_s = 0.1 if fault == "silence" else AMPLE_S
+            with hasty(disk, patience_s), pytest.raises(vioblk.VioblkError):
                 disk.read(0, 512)
             try:
-                disk.close(timeout_s=0.2)
+                disk.close(timeout_s=patience_s)
             except vioblk.RequestTimeoutError:
                 assert fault == "silence"
             del disk

@@ -380,7 +380,7 @@ def test_rings_agree_after_every_step_of_any_sequence(form: Format[Puppet], hone
         machine(form, honest=honest),
         settings=settings(
             deadline=None,
-            max_examples=200,
+            max_examples=100,
             stateful_step_count=60,
             suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
         ),

@@ -560,7 +560,7 @@ def test_a_callback_that_takes_its_time_does_not_keep_the_queues_waiting(reach: 
 
     def slow() -> None:
         entered.set()
-        go_on.wait(WAIT_S)
+        go_on.wait(2 * WAIT_S)
 
     transport.on_config_change(slow)
     function.interrupt_pin(ISR_CONFIG)
@@ -691,14 +691,14 @@ def test_a_callback_that_hangs_is_left_behind(reach: Reach) -> None:
 
     def callback() -> None:
         entered.set()
-        go_on.wait(WAIT_S)
+        go_on.wait(2 * WAIT_S)
 
     transport.on_config_change(callback)
     function.platform.interrupt(0)
     assert entered.wait(WAIT_S)
     before = time.monotonic()
     transport.on_config_change(None)
-    assert time.monotonic() - before < WAIT_S / 2
+    assert time.monotonic() - before < WAIT_S
     go_on.set()
 
 

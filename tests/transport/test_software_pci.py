@@ -12,6 +12,7 @@ from tests.clauses import clause
 from tests.interop.qemu_machines import poll
 from tests.support.drivers import PlainDriver, PlainQueue
 from tests.support.leaks import no_leaks
+from tests.support.patience import hasty
 from tests.support.pci_machine import (
     CAPACITY_SECTORS,
     USUAL,
@@ -576,11 +577,11 @@ def test_the_device_reaches_no_memory_before_driver_ok_and_none_after_closing() 
 
 
 def test_requests_wait_while_bus_mastering_is_off(open_function: MakeDisk) -> None:
-    disk = open_function(timeout_s=0.1)
+    disk = open_function()
     platform = transport_of(disk).platform
     disk.write(0, b"a" * 512)
     platform.set_bus_master(False)
-    with pytest.raises(vioblk.RequestTimeoutError):
+    with hasty(disk, 0.1), pytest.raises(vioblk.RequestTimeoutError):
         disk.write(0, b"b" * 512)
     platform.set_bus_master(True)
     disk.flush()
