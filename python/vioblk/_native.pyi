@@ -429,6 +429,31 @@ class BlockQueue:
     def reclaim(self) -> list[int]: ...
 
 @final
+class DirectTransfers:
+    """Reads and writes of one request each, between the disk and buffers in DMA memory: the least
+    work that a request can take. Thread-safe.
+
+    `queues` take turns. Each call enters `gate`. It returns None if it sent nothing, for whatever
+    reason: the buffer is not in DMA memory (or not in one piece, or read-only), the request would
+    be refused or is too long, there is no room for it, the queue is broken, the gate is shut, this
+    is a forked child. Who then goes the general way gets it done, or learns what is wrong.
+    """
+
+    def __new__(cls, gate: Gate, space: DmaSpace, queues: Sequence[BlockQueue]) -> Self: ...
+    def read(
+        self, offset: int, buffer: Buffer, timeout_s: float, /
+    ) -> int | tuple[BlockQueue, int, int | Exception] | None:
+        """Fill `buffer` from `offset` on; how many bytes that were.
+
+        If it was sent and did not end well: the queue, the length in bytes, and the status or what
+        the queue raised. Raises what a signal handler raises.
+        """
+    def write(
+        self, offset: int, buffer: Buffer, timeout_s: float, /
+    ) -> int | tuple[BlockQueue, int, int | Exception] | None:
+        """The same of writing `buffer` at `offset`."""
+
+@final
 class SoftwareDevice:
     """A virtio-blk device in this process, served by a thread of its own (or by `serve`)."""
 

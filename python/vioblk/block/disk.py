@@ -139,6 +139,11 @@ class BlockDevice:
         which then cannot be closed. Raises as `read`, TypeError for a buffer that is read-only
         or not contiguous.
         """
+        transfers = self._transfers
+        if transfers.direct is not None:
+            sent = transfers.direct.read(offset, buffer, transfers.timeout_s)
+            if sent is not None:
+                return transfers.settle(RequestType.IN, offset, sent)
         with memoryview(buffer) as whole, whole.cast("B") as view, self._gate:
             if view.readonly:
                 raise TypeError("readinto() needs a writable buffer; this one is read-only")
@@ -153,6 +158,11 @@ class BlockDevice:
         storage only after a `flush` that began when the write had returned. Raises as `read`, and
         ReadOnlyError; if the device fails a part of a long write, other parts may be written.
         """
+        transfers = self._transfers
+        if transfers.direct is not None:
+            sent = transfers.direct.write(offset, data, transfers.timeout_s)
+            if sent is not None:
+                return transfers.settle(RequestType.OUT, offset, sent)
         with memoryview(data) as whole, whole.cast("B") as view, self._gate:
             check_writable("write", read_only=self._driver.features.read_only)
             check_range("write", index(offset), len(view), self._capacity())

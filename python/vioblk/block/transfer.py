@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from io import BytesIO
 from typing import Final
 
+from vioblk._native import BlockQueue, DirectTransfers
 from vioblk.block.batch import check_statuses, pieces, range_batch, transfer_batch
 from vioblk.block.bounce import MAX_CHUNKS_PER_CALL, BouncePool, Chunk
 from vioblk.block.deadline import Deadline
@@ -13,6 +14,7 @@ from vioblk.block.queue import RequestQueue
 from vioblk.block.request import (
     ID_BYTES,
     REQUEST_RECORD,
+    SECTOR_BYTES,
     STATUS_PENDING,
     RequestType,
 )
@@ -55,16 +57,32 @@ class Transfers:
         """
         self.timeout_s = timeout_s
         self.pool = BouncePool(memory.alloc)
-        self.queues: Sequence[RequestQueue] = driver.queues
-        """Over which requests are spread; others are put here when one of them is reset."""
+        self.direct: DirectTransfers | None = None
+        """The short way of transfers that need no more than one request and no bounce buffer."""
         self._driver = driver
         self._memory = memory
+        self._queues: Sequence[RequestQueue] = ()
+        self.queues = driver.queues
         self._explain_failure = explain_failure
         self._look_for_cause = look_for_cause
         self._gone_because: str | None = None
         """Asked once: afterwards the device is not live, and would not be looked at."""
         self._turn = itertools.count()
         self._ended: VioblkError | None = None
+
+    @property
+    def queues(self) -> Sequence[RequestQueue]:
+        """Over which requests are spread; others are put here when one of them is reset."""
+        return self._queues
+
+    @queues.setter
+    def queues(self, queues: Sequence[RequestQueue]) -> None:
+        native = [queue for queue in queues if isinstance(queue, BlockQueue)]
+        if native and len(native) == len(queues):
+            self.direct = DirectTransfers(self._driver.gate, self._memory.space, native)
+        else:
+            self.direct = None
+        self._queues = queues
 
     def end(self, reason: VioblkError) -> None:
         """Let go of the queues, and of the bounce buffers that nobody has.
@@ -108,24 +126,48 @@ class Transfers:
         chosen = self.next_queue() if queue is None else queue
         try:
             chosen.execute(requests, statuses, timeout_s)
-        except QueueBroken as error:
-            raise self._driver.blame(chosen, error) from None
-        except RequestTimeoutError as error:
-            timed_out = f"after {timeout_s:g} s: {error}"
-        except DeviceGoneError as error:
-            blamed = self._driver.blame(chosen, error)
-            why = None if isinstance(blamed, QueueResetError) else self._why_gone()
-            if why is None:
-                raise blamed from None
-            raise DeviceGoneError(f"{why} ({error})") from None
+        except (QueueBroken, RequestTimeoutError, DeviceGoneError) as error:
+            failed = error
         else:
             return
-        look, shown = self._look_for_cause, None
+        raise self._explained(chosen, failed, timeout_s)
+
+    def _explained(
+        self,
+        queue: RequestQueue,
+        error: QueueBroken | RequestTimeoutError | DeviceGoneError,
+        timeout_s: float | None,
+    ) -> VioblkError:
+        """What `queue` raised, as the user is told of it."""
+        if isinstance(error, QueueBroken):
+            return self._driver.blame(queue, error)
+        if isinstance(error, DeviceGoneError):
+            blamed = self._driver.blame(queue, error)
+            why = None if isinstance(blamed, QueueResetError) else self._why_gone()
+            return DeviceGoneError(f"{why} ({error})") if why else blamed
+        timed_out = f"after {timeout_s:g} s: {error}"
+        look = self._look_for_cause
         try:
             shown = look() if look else None
-        except DeviceGoneError as error:
-            raise DeviceGoneError(f"{error}; seen {timed_out}") from None
-        raise RequestTimeoutError(f"{timed_out}; {shown}" if shown else timed_out)
+        except DeviceGoneError as seen:
+            return DeviceGoneError(f"{seen}; seen {timed_out}")
+        return RequestTimeoutError(f"{timed_out}; {shown}" if shown else timed_out)
+
+    def settle(
+        self, kind: RequestType, offset: int, sent: int | tuple[BlockQueue, int, int | Exception]
+    ) -> int:
+        """What `direct` returned of a transfer that it sent: its length in bytes, or the exception
+        that `run` would raise."""
+        if isinstance(sent, int):
+            return sent
+        queue, length, outcome = sent
+        if isinstance(outcome, int):
+            record = REQUEST_RECORD.pack(kind, 0, offset // SECTOR_BYTES, 0, length, 0, 0)
+            check_statuses(bytearray(record), bytearray([outcome]), self._explain_failure)
+            return length
+        if isinstance(outcome, QueueBroken | RequestTimeoutError | DeviceGoneError):
+            raise self._explained(queue, outcome, self.timeout_s)
+        raise outcome
 
     def _why_gone(self) -> str | None:
         """What the queues cannot know: they see no more than a hang-up."""

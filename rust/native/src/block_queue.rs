@@ -96,7 +96,7 @@ impl BlockLimits {
 }
 
 /// An error of the queue or an exception of Python's (a signal handler's).
-enum WaitError {
+pub(crate) enum WaitError {
     Queue(QueueError),
     Python(PyErr),
 }
@@ -108,7 +108,7 @@ impl From<QueueError> for WaitError {
 }
 
 impl WaitError {
-    fn into_py(self, py: Python<'_>) -> PyErr {
+    pub(crate) fn into_py(self, py: Python<'_>) -> PyErr {
         match self {
             Self::Queue(error) => of_queue(py, error),
             Self::Python(error) => error,
@@ -117,7 +117,7 @@ impl WaitError {
 }
 
 /// Let signal handlers run; an exception that one raises ends the wait.
-fn check_signals() -> Result<(), WaitError> {
+pub(crate) fn check_signals() -> Result<(), WaitError> {
     Python::attach(|py| py.check_signals()).map_err(WaitError::Python)
 }
 
@@ -165,7 +165,7 @@ fn duplicate(fd: Option<i32>) -> PyResult<Option<OwnedFd>> {
 }
 
 /// A queue on a ring of either format. Which one it is, is asked once a call.
-enum Queue {
+pub(crate) enum Queue {
     Split(vring::BlockQueue<vring::SplitQueue>),
     Packed(vring::BlockQueue<vring::PackedQueue>),
 }
@@ -179,6 +179,8 @@ macro_rules! either {
         }
     };
 }
+
+pub(crate) use either;
 
 /// A ring with request slots, a doorbell and a way to wait.
 #[pyclass(frozen, module = "vioblk._native")]
@@ -213,7 +215,7 @@ fn build<R: Ring>(
 }
 
 impl BlockQueue {
-    fn here(&self, py: Python<'_>) -> PyResult<&Queue> {
+    pub(crate) fn here(&self, py: Python<'_>) -> PyResult<&Queue> {
         if self.owner.is_here() { Ok(&self.queue) } else { Err(errors::forked(py)) }
     }
 }

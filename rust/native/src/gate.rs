@@ -23,7 +23,22 @@ pub(crate) struct Gate {
     gate: shm::gate::Gate,
 }
 
+/// One who is inside, until it is dropped.
+pub(crate) struct Inside<'a>(&'a shm::gate::Gate);
+
+impl Drop for Inside<'_> {
+    fn drop(&mut self) {
+        self.0.leave();
+    }
+}
+
 impl Gate {
+    /// Go in, if that is let.
+    pub(crate) fn enter(&self) -> Option<Inside<'_>> {
+        let gate = self.here().ok()?;
+        gate.enter().ok().map(|()| Inside(gate))
+    }
+
     /// Not in a forked child: there, a thread that does not exist may hold its lock for ever.
     fn here(&self) -> PyResult<&shm::gate::Gate> {
         if self.owner.is_here() { Ok(&self.gate) } else { Err(self.forked()) }

@@ -1,7 +1,8 @@
 //! The thin PyO3 binding of the Rust core: the extension module `vioblk._native`.
 //!
 //! It converts and checks arguments, and turns errors into exceptions; it decides nothing. Unsafe
-//! code is confined to the buffer protocol, in `memory` and `bytes`.
+//! code is confined to the buffer protocol, in `memory`,
+//! `bytes` and `flat_buffer`.
 
 #![deny(unsafe_code)]
 
@@ -9,8 +10,10 @@ mod arguments;
 mod block_queue;
 mod bytes;
 mod chains;
+mod direct;
 mod doorbell;
 mod errors;
+mod flat_buffer;
 mod gate;
 mod memory;
 mod mmio;
@@ -38,6 +41,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<packed_queue::PackedQueue>()?;
     module.add_class::<block_queue::BlockLimits>()?;
     module.add_class::<block_queue::BlockQueue>()?;
+    module.add_class::<direct::DirectTransfers>()?;
     software::register(module)?;
     module.add_class::<pci_face::PciFace>()?;
     module.add_function(wrap_pyfunction!(split_queue::split_layout, module)?)?;

@@ -2,8 +2,8 @@
 //!
 //! Reading order: `ring` says what a ring is, `layout` where it lies; `ledger` and `numbers` are what
 //! the driver remembers; `split` and `packed` are the formats, `in_order` a variant of both. Then
-//! `request`, `slots`, `queue_state` and `queue`. No Python and no unsafe code; every access to
-//! shared memory goes through `shm`.
+//! `request`, `slots`, `batch` and `single`, `queue_state` and `queue`. No Python and no unsafe code;
+//! every access to shared memory goes through `shm`.
 
 #![forbid(unsafe_code)]
 
@@ -27,6 +27,8 @@ mod queue_state;
 pub mod request;
 mod ring;
 #[cfg(not(loom))]
+mod single;
+#[cfg(not(loom))]
 mod slots;
 mod split;
 
@@ -35,10 +37,10 @@ pub use event::event_passed;
 pub use layout::{DESCRIPTOR_BYTES, PackedLayout, QUEUE_SIZE_MAX, SplitLayout};
 pub use packed::PackedQueue;
 #[cfg(not(loom))]
-pub use queue::{BlockQueue, Execution, TICK, Wires};
+pub use queue::{BlockQueue, Execution, Single, TICK, Wires};
 #[cfg(not(loom))]
 pub use queue_error::{NewQueueError, QueueError};
 pub use ring::{FixedTable, Ring, RingOptions, Used};
 #[cfg(not(loom))]
-pub use slots::{STATUS_PENDING, slots_length};
+pub use slots::{STATUS_OK, STATUS_PENDING, slots_length};
 pub use split::SplitQueue;

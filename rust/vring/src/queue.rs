@@ -26,6 +26,7 @@ use crate::queue_error::{NewQueueError, QueueError};
 use crate::queue_state::{Owner, State, of_push};
 use crate::request::{Completion, Limits, Request};
 use crate::ring::Ring;
+use crate::single::Singles;
 use crate::slots::RequestSlots;
 
 /// The longest uninterrupted wait.
@@ -84,6 +85,12 @@ pub struct Execution {
     count: usize,
 }
 
+/// A request that was sent alone; its owner fetches its status with [`BlockQueue::finish_single`],
+/// or gives it up with [`BlockQueue::forget`].
+#[must_use]
+#[derive(Debug)]
+pub struct Single(u64);
+
 impl<R: Ring> BlockQueue<R> {
     /// A queue on `ring`, with its slots in `slots`. Interrupts start switched off.
     pub fn new(
@@ -112,6 +119,7 @@ impl<R: Ring> BlockQueue<R> {
             slots: RequestSlots::new(ring, space, slots, legacy)?,
             limits,
             batches: Batches::default(),
+            singles: Singles::default(),
             backlog: VecDeque::new(),
             finished: VecDeque::new(),
             waiter: false,
@@ -343,6 +351,46 @@ impl<R: Ring> BlockQueue<R> {
         tick: impl FnMut() -> Result<(), E>,
     ) -> Result<Vec<u8>, E> {
         self.wait_for(execution, deadline, tick)
+    }
+
+    /// Check one request and send it at once; `None` if it has to wait for room, or for others.
+    pub fn send(&self, request: &Request) -> Result<Option<Single>, QueueError> {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        state.check()?;
+        let checked = state.slots.check(request, &state.limits);
+        let pin = checked.map_err(|error| QueueError::Request { index: 0, error })?;
+        if !state.backlog.is_empty() {
+            return Ok(None);
+        }
+        let number = state.singles.next();
+        match state.slots.push(request, pin, &state.limits, Owner::Single(number)) {
+            Ok(()) => state.singles.note_sent(),
+            Err((PushError::Full { .. }, _)) => return Ok(None),
+            Err((error, _)) => return Err(of_push(error)),
+        }
+        self.publish(state);
+        Ok(Some(Single(number)))
+    }
+
+    /// As [`Self::spin`], for a single request; its status if it is complete.
+    pub fn spin_single(&self, single: &Single) -> Result<Option<u8>, QueueError> {
+        self.spin_for(single)
+    }
+
+    /// As [`Self::finish`], for a single request; its status. After an error it is to be forgotten.
+    pub fn finish_single<E: From<QueueError>>(
+        &self,
+        single: &Single,
+        deadline: Option<Instant>,
+        tick: impl FnMut() -> Result<(), E>,
+    ) -> Result<u8, E> {
+        self.wait_for(single, deadline, tick)
+    }
+
+    /// Give a single request up: what the device still owns of it stays pinned until it comes back.
+    pub fn forget(&self, single: Single) {
+        self.lock().singles.forget(single.0);
     }
 
     /// Look again and again, as long as what is lacked comes within the time that has paid of late,
@@ -653,6 +701,7 @@ impl<R: Ring> BlockQueue<R> {
         state.slots.ring_mut().disarm();
         let why = state.gone.clone().map_or(QueueError::Reset, QueueError::Gone);
         state.batches.fail_all(&why);
+        state.singles.lose_all();
         state.backlog.clear();
         state.armed_by_owner = false;
         state.kick_due = false;
@@ -700,6 +749,29 @@ impl<R: Ring> Awaited<R> for Execution {
         let batch = state.batches.get_mut(self.batch);
         let completed = batch.map_or(0, |batch| batch.completed_count());
         Err(QueueError::Timeout { completed, total: self.count })
+    }
+}
+
+impl<R: Ring> Awaited<R> for Single {
+    type Outcome = u8;
+
+    fn look(&self, state: &mut State<R>) -> Result<Option<u8>, QueueError> {
+        if let Some(status) = state.singles.fetch(self.0) {
+            return Ok(Some(status));
+        }
+        if state.singles.is_lost(self.0) {
+            return Err(state.gone.clone().map_or(QueueError::Reset, QueueError::Gone));
+        }
+        state.check()?;
+        Ok(None)
+    }
+
+    fn lacks(&self, _: &mut State<R>) -> usize {
+        1
+    }
+
+    fn timed_out(&self, _: &mut State<R>) -> Result<u8, QueueError> {
+        Err(QueueError::Timeout { completed: 0, total: 1 })
     }
 }
 

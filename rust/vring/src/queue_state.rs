@@ -10,6 +10,7 @@ use crate::pace::{Pace, Spin};
 use crate::queue_error::QueueError;
 use crate::request::{Completion, Limits, Request};
 use crate::ring::Ring;
+use crate::single::Singles;
 use crate::slots::{Finished, RequestSlots};
 
 /// Whose request it is.
@@ -19,6 +20,8 @@ pub(crate) enum Owner {
     Token(u64),
     /// Of `execute`: its status goes into a batch.
     Batch { batch: BatchId, index: usize },
+    /// Sent alone, by this number.
+    Single(u64),
 }
 
 /// What the lock of a queue guards.
@@ -27,6 +30,7 @@ pub(crate) struct State<R: Ring> {
     pub(crate) slots: RequestSlots<R, Owner>,
     pub(crate) limits: Limits,
     pub(crate) batches: Batches,
+    pub(crate) singles: Singles,
     /// Batches of which not all has been submitted, in the order of their arrival.
     pub(crate) backlog: VecDeque<BatchId>,
     /// Completions that a waiter reaped and `reap_many` has yet to hand out.
@@ -89,6 +93,7 @@ impl<R: Ring> State<R> {
     /// the ring, and is told by the next check.
     pub(crate) fn reap(&mut self, limit: usize, mut out: impl FnMut(Completion)) -> (usize, usize) {
         let (batches, finished) = (&mut self.batches, &mut self.finished);
+        let singles = &mut self.singles;
         let mut handed = 0;
         let reaped =
             self.slots.reap(usize::MAX, |Finished { owner, written, status }| match owner {
@@ -102,6 +107,7 @@ impl<R: Ring> State<R> {
                     }
                 }
                 Owner::Batch { batch, index } => batches.complete(batch, index, status),
+                Owner::Single(number) => singles.complete(number, status),
             });
         (reaped.unwrap_or(0), handed)
     }

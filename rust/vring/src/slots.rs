@@ -18,7 +18,8 @@ const STATUS_OFFSET: usize = 32;
 
 /// What a status byte holds until the device writes it.
 pub const STATUS_PENDING: u8 = 0xff;
-const STATUS_OK: u8 = 0;
+/// What it holds of a request that the device has done.
+pub const STATUS_OK: u8 = 0;
 
 /// Bytes that the slots of a queue of `size` need.
 pub fn slots_length(size: usize) -> usize {
