@@ -24,6 +24,7 @@ from benches.measure import Plan
 from benches.refuse_debug import refusal
 from benches.shapes import Shape
 from benches.turns import (
+    Call,
     Driver,
     GenericChains,
     GenericRequests,
@@ -71,7 +72,6 @@ REQUESTS_ONLY: Final = {"rust requests", "rust slots", "generic requests", "refe
 
 ROUNDS: Final = 5
 ROUND_S: Final = 0.004
-ALLOCATING: Final = {"rust chains", "generic chains", "reference chains"}
 
 
 def shapes() -> Iterator[Shape]:
@@ -100,9 +100,9 @@ def _cannot(name: str, shape: Shape) -> bool:
 class Cell:
     """One way in one shape."""
 
-    def __init__(self, name: str, make: Make, shape: Shape, round_s: float) -> None:
+    def __init__(self, make: Make, shape: Shape, round_s: float) -> None:
         driver = make(shape)
-        self.allocate = driver.push_and_withdraw if name in ALLOCATING else None  # type: ignore[attr-defined]
+        self.allocate: Call | None = getattr(driver, "allocate", None)
         self.turns = Turns(driver)
         self.turns.check()
         start = perf_counter()
@@ -118,9 +118,10 @@ class Cell:
         self.ns["reap"].append(phases.reap_s * per_request)
         self.ns["whole"].append(phases.driver_s * per_request)
         if self.allocate is not None:
+            allocate, _ = self.allocate
             start = perf_counter()
             for _ in range(self.batches):
-                self.allocate()
+                allocate()
             self.ns["allocate"].append((perf_counter() - start) * per_request)
 
     def medians(self) -> dict[str, float]:
@@ -130,7 +131,7 @@ class Cell:
 
 def measure_shape(shape: Shape, rounds: int = ROUNDS, round_s: float = ROUND_S) -> dict[str, Any]:
     """Nanoseconds per request, by way and phase."""
-    cells = {name: Cell(name, make, shape, round_s) for name, make in ways(shape).items()}
+    cells = {name: Cell(make, shape, round_s) for name, make in ways(shape).items()}
     for number in range(rounds):
         order = list(cells.values())
         for cell in reversed(order) if number % 2 else order:

@@ -60,12 +60,14 @@ def test_a_batch_with_its_device_half(benchmark: BenchmarkFixture, name: str) ->
     """For the record of pytest-benchmark: whole turns, the device's time included."""
     turns = Turns(DRIVERS[name](SHAPE))
     turns.check()
-    submit, serve, reap = turns.driver.submit, turns.device.serve, turns.driver.reap
+    submit, request = turns.driver.submit
+    reap, place = turns.driver.reap
+    serve = turns.device.serve
 
     def turn() -> None:
-        submit()
+        submit(*request)
         serve()
-        reap()
+        reap(*place)
 
     run: Any = benchmark  # it has no types
     run(turn)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter_ns
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,17 +47,26 @@ class Device(Protocol):
         """Serve what waits; how many chains."""
 
 
+class Call(NamedTuple):
+    """A call that is made again and again: kept apart, so that nothing stands between the loop that
+    is measured and what it calls."""
+
+    function: Callable[..., object]
+    arguments: tuple[object, ...] = ()
+
+    def __call__(self) -> Any:
+        return self.function(*self.arguments)
+
+
 class Driver(Protocol):
     """A driver half, with a batch ready to be sent again and again."""
 
     memory: Memory
+    submit: Call
+    reap: Call
 
-    def submit(self) -> object: ...
-
-    def reap(self) -> object: ...
-
-    def results(self) -> list[tuple[int, int]]:
-        """Slot and status of what the last `reap` gave, for the test that the batch was done."""
+    def results(self, reaped: Any) -> list[tuple[int, int]]:
+        """Slot and status of each request, from what `reap` gave."""
 
 
 def sectors(shape: Shape) -> list[int]:
@@ -72,21 +81,14 @@ class GenericRequests:
     def __init__(self, shape: Shape) -> None:
         self.memory = memory = Memory(shape)
         queue = GenericPackedQueue(memory) if shape.packed else GenericSplitQueue(memory)
-        self._submit, self._reap = queue.submit, queue.reap
-        self.requests = [
+        requests = [
             (int(RequestType.IN), sector, tuple(_data(memory, slot)), slot)
             for slot, sector in enumerate(sectors(shape))
         ]
-        self.done: list[tuple[int, int, int]] = []
+        self.submit, self.reap = Call(queue.submit, (requests,)), Call(queue.reap)
 
-    def submit(self) -> None:
-        self._submit(self.requests)
-
-    def reap(self) -> None:
-        self.done = self._reap()
-
-    def results(self) -> list[tuple[int, int]]:
-        return [(token, status) for token, _, status in self.done]
+    def results(self, reaped: list[tuple[int, int, int]]) -> list[tuple[int, int]]:
+        return [(token, status) for token, _, status in reaped]
 
 
 def _data(memory: Memory, slot: int) -> list[tuple[int, int]]:
@@ -102,19 +104,11 @@ class PythonSlots:
     def __init__(self, shape: Shape) -> None:
         self.memory = memory = Memory(shape)
         pool = PackedSlots(memory) if shape.packed else SplitSlots(memory)
-        self._submit, self._reap = pool.submit, pool.reap
-        self.slots = list(range(shape.batch))
-        self.sectors = sectors(shape)
-        self.done: tuple[Sequence[int], Sequence[int]] = ((), ())
+        self.submit = Call(pool.submit, (list(range(shape.batch)), sectors(shape)))
+        self.reap = Call(pool.reap)
 
-    def submit(self) -> None:
-        self._submit(self.slots, self.sectors)
-
-    def reap(self) -> None:
-        self.done = self._reap()
-
-    def results(self) -> list[tuple[int, int]]:
-        return list(zip(*self.done, strict=True))
+    def results(self, reaped: tuple[list[int], list[int]]) -> list[tuple[int, int]]:
+        return list(zip(*reaped, strict=True))
 
 
 class NumpySlots:
@@ -123,19 +117,12 @@ class NumpySlots:
     def __init__(self, shape: Shape) -> None:
         self.memory = memory = Memory(shape)
         pool = NumpyPackedSlots(memory) if shape.packed else NumpySplitSlots(memory)
-        self._submit, self._reap = pool.submit_arrays, pool.reap_arrays
-        self.slots: NDArray[Any] = np.arange(shape.batch)
-        self.sectors: NDArray[Any] = np.array(sectors(shape), "<u8")
-        self.done: tuple[NDArray[Any], NDArray[Any]] = (self.slots[:0], self.slots[:0])
+        slots, numbers = np.arange(shape.batch), np.array(sectors(shape), "<u8")
+        self.submit = Call(pool.submit_arrays, (slots, numbers))
+        self.reap = Call(pool.reap_arrays)
 
-    def submit(self) -> None:
-        self._submit(self.slots, self.sectors)
-
-    def reap(self) -> None:
-        self.done = self._reap()
-
-    def results(self) -> list[tuple[int, int]]:
-        slots, statuses = self.done
+    def results(self, reaped: tuple[NDArray[Any], NDArray[Any]]) -> list[tuple[int, int]]:
+        slots, statuses = reaped
         return list(zip(slots.tolist(), statuses.tolist(), strict=True))
 
 
@@ -147,7 +134,7 @@ class Records:
     ) -> None:
         self.memory = memory = Memory(shape)
         self.queue = make_queue(memory, queue_class)
-        self.records = b"".join(
+        records = b"".join(
             REQUEST_RECORD.pack(
                 RequestType.IN,
                 0,
@@ -160,15 +147,11 @@ class Records:
             for slot, sector in enumerate(sectors(shape))
         )
         self._out = bytearray(COMPLETION_RECORD.size * shape.batch)
-        self._submit, self._reap = self.queue.submit_many, self.queue.reap_many
+        self.submit = Call(self.queue.submit_many, (records,))
+        self.reap = Call(self.queue.reap_many, (self._out,))
 
-    def submit(self) -> None:
-        self._submit(self.records)
-
-    def reap(self) -> None:
-        self._reap(self._out)
-
-    def results(self) -> list[tuple[int, int]]:
+    def results(self, reaped: int) -> list[tuple[int, int]]:
+        assert reaped == self.memory.shape.batch
         done = COMPLETION_RECORD.iter_unpack(self._out)
         return [(token, status) for token, _, status in done]
 
@@ -207,20 +190,15 @@ class NativePool:
         queue: Any = make_queue(memory)
         frames = memory.space.alloc(queue.slot_frames_length(shape.batch, shape.data_bytes))
         self.pool = pool = queue.slot_pool(memory.data, frames, shape.batch, shape.data_bytes)
-        self.slots = array("I", range(shape.batch))
-        self.offsets = array("Q", [SECTOR_BYTES * sector for sector in sectors(shape)])
-        self._slots_out = array("I", self.slots)
-        self._statuses_out = bytearray(shape.batch)
-        self._submit, self._reap = pool.submit, pool.reap
+        slots = array("I", range(shape.batch))
+        offsets = array("Q", [SECTOR_BYTES * sector for sector in sectors(shape)])
+        self._slots, self._statuses = array("I", slots), bytearray(shape.batch)
+        self.submit = Call(pool.submit, (slots, offsets))
+        self.reap = Call(pool.reap, (self._slots, self._statuses))
 
-    def submit(self) -> None:
-        self._submit(self.slots, self.offsets)
-
-    def reap(self) -> None:
-        self._reap(self._slots_out, self._statuses_out)
-
-    def results(self) -> list[tuple[int, int]]:
-        return list(zip(self._slots_out, self._statuses_out, strict=True))
+    def results(self, reaped: int) -> list[tuple[int, int]]:
+        assert reaped == self.memory.shape.batch
+        return list(zip(self._slots, self._statuses, strict=True))
 
 
 class RingChains:
@@ -240,24 +218,21 @@ class RingChains:
             event_idx=shape.event_idx,
         )
         self.chains = [_chain(memory, slot) for slot in range(shape.batch)]
-        self._push, self._publish, self._reap = ring.push_many, ring.publish, ring.reap
-        self._withdraw = ring.withdraw
-        self.done: Sequence[object] = ()
+        self._push, self._publish, self._withdraw = ring.push_many, ring.publish, ring.withdraw
+        self.submit, self.reap = Call(self._push_and_publish), Call(ring.reap)
+        self.allocate = Call(self._push_and_withdraw)
         write_frames(memory)
 
-    def submit(self) -> None:
+    def _push_and_publish(self) -> None:
         self._push(self.chains)
         self._publish()
 
-    def push_and_withdraw(self) -> None:
+    def _push_and_withdraw(self) -> None:
         self._push(self.chains)
         self._withdraw()
 
-    def reap(self) -> None:
-        self.done = self._reap()
-
-    def results(self) -> list[tuple[int, int]]:
-        return frame_statuses(self.memory, len(self.done))
+    def results(self, reaped: Sequence[object]) -> list[tuple[int, int]]:
+        return frame_statuses(self.memory, len(reaped))
 
 
 def reference_chains(shape: Shape) -> RingChains:
@@ -269,32 +244,25 @@ class GenericChains:
 
     def __init__(self, shape: Shape) -> None:
         self.memory = memory = Memory(shape)
-        self._ring = GenericPackedRing(memory) if shape.packed else GenericSplitRing(memory)
-        self._push, self._publish, self._reap = (
-            self._ring.push,
-            self._ring.publish,
-            self._ring.reap,
-        )
-        self._withdraw = self._ring.withdraw
+        ring = GenericPackedRing(memory) if shape.packed else GenericSplitRing(memory)
+        self._push, self._publish, self._withdraw = ring.push, ring.publish, ring.withdraw
+        self.submit, self.reap = Call(self._push_and_publish), Call(ring.reap)
+        self.allocate = Call(self._push_and_withdraw)
         self.chains = [
             (_addresses(chain.readable), _addresses(chain.writable))
             for chain in (_chain(memory, slot) for slot in range(shape.batch))
         ]
-        self.done: Sequence[object] = ()
         write_frames(memory)
 
-    def submit(self) -> None:
+    def _push_and_publish(self) -> None:
         self._push(self.chains)
         self._publish()
 
-    def push_and_withdraw(self) -> None:
+    def _push_and_withdraw(self) -> None:
         self._withdraw(self._push(self.chains))
 
-    def reap(self) -> None:
-        self.done = self._reap()
-
-    def results(self) -> list[tuple[int, int]]:
-        return frame_statuses(self.memory, len(self.done))
+    def results(self, reaped: Sequence[object]) -> list[tuple[int, int]]:
+        return frame_statuses(self.memory, len(reaped))
 
 
 def _addresses(segments: Sequence[Segment]) -> list[tuple[int, int]]:
@@ -395,27 +363,24 @@ class Turns:
         """One batch, with its results looked at. Raises AssertionError."""
         self.driver.submit()
         served = self.device.serve()
-        self.driver.reap()
+        reaped = self.driver.reap()
         assert served == self.batch, f"{served} of {self.batch} requests were served"
-        results = sorted(self.driver.results())
+        results = sorted(self.driver.results(reaped))
         assert results == [(slot, 0) for slot in range(self.batch)], results
 
     def phases(self, batch_count: int) -> Phases:
         """Measure so many batches. Raises AssertionError if any was not served."""
-        submit, serve, reap, clock = (
-            self.driver.submit,
-            self.device.serve,
-            self.driver.reap,
-            perf_counter_ns,
-        )
+        submit, request = self.driver.submit
+        reap, place = self.driver.reap
+        serve, clock = self.device.serve, perf_counter_ns
         submit_ns = device_ns = reap_ns = served = 0
         for _ in range(batch_count):
             start = clock()
-            submit()
+            submit(*request)
             submitted = clock()
             served += serve()
             used = clock()
-            reap()
+            reap(*place)
             end = clock()
             submit_ns += submitted - start
             device_ns += used - submitted

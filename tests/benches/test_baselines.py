@@ -12,6 +12,7 @@ import pytest
 from benches.shapes import SEGMENT_BYTES, Shape
 from benches.turns import (
     CAPACITY_SECTORS,
+    Call,
     Driver,
     GenericChains,
     GenericRequests,
@@ -108,7 +109,7 @@ def test_chains_that_are_pushed_and_withdrawn_leave_the_ring_as_it_was(
     driver = make(Shape(packed=packed, indirect=indirect))
     turns = Turns(driver)
     for _ in range(ROUNDS):
-        driver.push_and_withdraw()
+        driver.allocate()
         turns.check()
 
 
@@ -121,7 +122,7 @@ def test_the_parts_of_a_turn_add_up_to_the_drivers_share() -> None:
 
 def test_a_batch_that_is_not_served_is_noticed() -> None:
     turns = Turns(GenericRequests(Shape(batch=8)))
-    turns.driver.submit = lambda: None  # type: ignore[method-assign]
+    turns.driver.submit = Call(lambda: None)
     with pytest.raises(AssertionError, match="0 of 8 requests were served"):
         turns.check()
     with pytest.raises(AssertionError):
