@@ -54,11 +54,13 @@ def main() -> int:
     done = subprocess.run(
         [*COMMAND, "--bench", "rings", *(("--", *QUICK) if quick else ())],
         cwd=ROOT,
-        stdout=subprocess.PIPE,
+        capture_output=True,
+        text=True,
         check=False,
         timeout=TIMEOUT_S,
     )
     if done.returncode:
+        print(done.stderr, file=sys.stderr)
         return done.returncode
     rows = medians(target_directory() / "criterion", start_s)
     print("the Rust rings alone, ns per request, or per call: median")

@@ -2,10 +2,11 @@
 
 `python -m benches.versus` runs `rust/benches/versus.rs`, prints nanoseconds per request and the
 ratios that are claimed, and writes both to `benches/out`. `VIOBLK_BENCH_ROUNDS` is the number of
-rounds; a round measures everything once, back to back.
+rounds; a round measures everything once, back to back. A quick look has fewer.
 """
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -14,11 +15,12 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from benches import report
-from benches.measure import Spread
+from benches.measure import Plan, Spread
 
 ROOT: Final = Path(__file__).parents[1]
 COMMAND: Final = ("cargo", "bench", "--locked", "--quiet", "--package", "vioblk-benches")
 TIMEOUT_S: Final = 900
+QUICK_ROUNDS: Final = "11"
 
 
 class Case(NamedTuple):
@@ -170,9 +172,11 @@ def _plural(count: int, noun: str) -> str:
 
 
 def main() -> int:
+    quick = Plan.from_environment().quick
     done = subprocess.run(
         [*COMMAND, "--bench", "versus"],
         cwd=ROOT,
+        env={**({"VIOBLK_BENCH_ROUNDS": QUICK_ROUNDS} if quick else {}), **os.environ},
         stdout=subprocess.PIPE,
         text=True,
         check=False,
@@ -184,7 +188,7 @@ def main() -> int:
     print(tables(cases))
     for claim in CLAIMS:
         print(ratio_lines(claim, cases))
-    print(f"\nwritten to {report.write('formats', **results(cases))}")
+    print(f"\nwritten to {report.write('formats', quick=quick, **results(cases))}")
     return 0
 
 
