@@ -2,6 +2,7 @@
 # make test    every test: Rust, the loom models, Python, the installed packages
 # make lint    formatting, warnings, types, and the stub of the extension
 # make clauses which clauses of VIRTIO 1.4 the last `make test` proved
+# make profile how many instructions a request takes, and where they are spent
 # make bench   the benchmarks, in less than 15 minutes; make soak: the long tests
 # make fuzz    every fuzz target for FUZZ_SECONDS (1800) under AddressSanitizer: see rust/fuzz
 # make wheel   sdist and manylinux wheel in dist/
@@ -124,6 +125,10 @@ bench: test-tools bench-tools $(STAMPS)/dev $(STAMPS)/extension
 	cargo build --locked --quiet --release --package vioblk-benches --bins
 	cargo bench --locked --quiet --package vioblk-benches --no-run
 	$(BIN)/python -m benches
+
+.PHONY: profile
+profile: test-tools $(STAMPS)/dev $(STAMPS)/extension
+	@$(BIN)/python -m tests.instructions
 
 .PHONY: soak
 soak: toolchain

@@ -77,7 +77,7 @@ def count(directory: Path) -> dict[str, Count]:
         raise CallgrindError(f"the workload did not end within {TIMEOUT_S} s") from error
     if done.returncode != 0:
         raise CallgrindError(f"status {done.returncode} of {' '.join(command)}:\n{done.stderr}")
-    return _read(files, json.loads(done.stdout))
+    return read(files, json.loads(done.stdout))
 
 
 def _environment() -> dict[str, str]:
@@ -90,7 +90,11 @@ def _environment() -> dict[str, str]:
     return kept | {"PYTHONHASHSEED": "0"}
 
 
-def _read(files: Path, marks: list[str]) -> dict[str, Count]:
+def read(files: Path, marks: list[str]) -> dict[str, Count]:
+    """What was counted between marks. `files`: the name of the dumps without their numbers.
+
+    Raises CallgrindError.
+    """
     instructions: dict[str, list[int]] = defaultdict(list)
     allocations: dict[str, list[int]] = defaultdict(list)
     dumps: dict[str, Path] = {}
