@@ -118,6 +118,17 @@ def test_data_in_dma_memory_needs_no_bounce_buffer(
     assert software(disk).counters()["bytes_written"] == (16 << 20) + REGION_BYTES
 
 
+def test_an_array_outlives_the_disk_whose_memory_it_shows() -> None:
+    with vioblk.open("mem:1M") as disk:
+        disk.write(0, b"data" * 128)
+        elements = np.frombuffer(memoryview(disk.alloc(512)), dtype=np.uint8)
+        disk.readinto(0, elements.data)
+    del disk
+    assert elements.tobytes() == b"data" * 128
+    elements[:] = 7
+    assert elements.sum() == 7 * 512
+
+
 def peak_of(call: Callable[[], object]) -> int:
     """The most bytes that Python objects took while a call was under way, one that is warm."""
     call()
