@@ -176,8 +176,10 @@ impl DmaSpace {
             )));
         }
         let no_room = || SpaceError::NoRoom { length, free: self.free_bytes() };
-        let reserved = length.checked_next_multiple_of(GRANULE).ok_or_else(no_room)?;
-        let (mapping, taken) = self.take(reserved, align.max(GRANULE))?.ok_or_else(no_room)?;
+        // Whole granules: what they left over would only be looked at in vain by every later call.
+        let granule = align.max(GRANULE);
+        let reserved = length.checked_next_multiple_of(granule).ok_or_else(no_room)?;
+        let (mapping, taken) = self.take(reserved, granule)?.ok_or_else(no_room)?;
         let Taken { start: offset, used } = taken;
         let span = Span::new(Arc::clone(&mapping.memory), offset, length);
         // Fresh memory is zero, and costs nothing until somebody touches it.
@@ -305,6 +307,18 @@ mod tests {
         drop(region.claim()?);
         region.close()?;
         assert!(matches!(region.claim(), Err(SpaceError::Closed)));
+        Ok(())
+    }
+
+    #[test]
+    fn a_small_region_takes_as_much_as_its_alignment_and_leaves_no_gap() -> Outcome {
+        let space = space()?;
+        let page = space.alloc(100, PAGE)?;
+        assert_eq!((page.len(), space.free_bytes()), (100, PAGE));
+        drop(space.alloc(100, 64)?);
+        page.close()?;
+        drop(page);
+        assert_eq!(space.free_bytes(), 2 * PAGE);
         Ok(())
     }
 
