@@ -14,6 +14,7 @@ import pytest
 
 import vioblk
 from tests.conftest import RingName
+from tests.support.interruptions import notice_signals
 from tests.support.patience import hasty
 from vioblk._native import SoftwareDevice
 from vioblk.block.disk import BlockDevice
@@ -195,6 +196,7 @@ def storm(calls: list[Callable[[], object]]) -> int:
                 signal.setitimer(signal.ITIMER_REAL, rng.uniform(2e-6, 250e-6))
                 while armed:  # an interpreter swallows what is raised in a finalizer
                     call()
+                    notice_signals()
             except KeyboardInterrupt:
                 ended += 1
     finally:

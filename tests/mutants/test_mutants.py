@@ -62,7 +62,7 @@ def test_without_a_mutant_all_their_tests_pass() -> None:
         assert outcomes(result.stdout, test) == {"PASSED"}, result.stdout
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def runs(request: pytest.FixtureRequest) -> Iterator[Mapping[str, Future[Run]]]:
     """The runs of the mutants whose tests were chosen, by name, in their order."""
     chosen = [

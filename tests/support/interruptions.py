@@ -1,6 +1,7 @@
 """An exception of a signal handler at every moment of a call."""
 
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
@@ -39,8 +40,20 @@ class Interrupter:
             signal.setitimer(signal.ITIMER_REAL, self._delay_s)
             while self._wanted:
                 call()
+                notice_signals()
         except Interruption:
             pass
+
+
+def notice_signals() -> None:
+    """Handle the signal of a timer that has expired.
+
+    Where the main thread is waiting for a processor, the system may choose another thread to
+    receive it, and Python's main thread does not notice before it takes the GIL the next time:
+    never, if nobody else wants it and no call lets go of it.
+    """
+    if not signal.getitimer(signal.ITIMER_REAL)[0]:
+        time.sleep(0)
 
 
 @contextmanager
