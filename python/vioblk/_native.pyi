@@ -1,8 +1,8 @@
 """Types of the Rust core. Python decides, Rust moves: nothing here knows a policy."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Final, Self, final
+from typing import Final, Literal, Self, final
 
 from typing_extensions import Buffer
 
@@ -425,6 +425,18 @@ class BlockQueue:
     ) -> None: ...
     def wait(self, timeout_s: float | None = None) -> bool: ...
     def arm(self) -> bool: ...
+    def slot_frames_length(self, count: int, slot_bytes: int, /) -> int: ...
+    def slot_pool(
+        self,
+        buffer: Region,
+        frames: Region,
+        count: int,
+        slot_bytes: int,
+        *,
+        write: bool = False,
+        explain: Callable[[Exception], BaseException] | None = None,
+    ) -> SlotPool: ...
+    def end_pools(self, reason: str) -> None: ...
     def abort(self, reason: str) -> None: ...
     def reclaim(self) -> list[int]: ...
 
@@ -452,6 +464,38 @@ class DirectTransfers:
         self, offset: int, buffer: Buffer, timeout_s: float, /
     ) -> int | tuple[BlockQueue, int, int | Exception] | None:
         """The same of writing `buffer` at `offset`."""
+
+@final
+class SlotPool:
+    """Requests of fixed buffers, whose chains are written once; made by `BlockQueue.slot_pool`.
+
+    Documented at `vioblk.block.queue.QueueSlotPool`, which the pure-Python twin shares.
+    """
+
+    @property
+    def count(self) -> int: ...
+    @property
+    def slot_bytes(self) -> int: ...
+    @property
+    def write(self) -> bool: ...
+    @property
+    def buffer(self) -> Region: ...
+    @property
+    def way(self) -> Literal["direct", "indirect", "table", "general"] | None: ...
+    @property
+    def in_flight(self) -> int: ...
+    def submit(self, slots: Buffer, offsets: Buffer, /) -> int: ...
+    def reap(self, slots: Buffer, statuses: Buffer | None = None, /) -> int: ...
+    def wait(self, timeout_s: float | None = None) -> bool: ...
+    def close(self) -> None: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+        /,
+    ) -> None: ...
 
 @final
 class SoftwareDevice:

@@ -103,9 +103,11 @@ class UnsupportedError(InvalidRequestError, NotImplementedError):
 class RequestFailedError(VioblkError, OSError):
     """The device answered a request with an error status."""
 
-    def __init__(self, message: str, status: int) -> None:
+    def __init__(self, message: str, status: int, slot: int | None = None) -> None:
         super().__init__(_errno.EIO, message)
         self.status = status
+        self.slot = slot
+        """Of the slot pool, whose request it was; None if it was of none."""
 
 
 class RequestTimeoutError(VioblkError, TimeoutError):

@@ -34,7 +34,7 @@ DEVICE_ADDRESS = 0x1_0000_0000
 STATUS_OFFSET = 32
 
 VERSION_1, INDIRECT_DESC, FLUSH, DISCARD, WRITE_ZEROES = 1 << 32, 1 << 28, 1 << 9, 1 << 13, 1 << 14
-RING_PACKED, IN_ORDER = 1 << 34, 1 << 35
+RING_PACKED, IN_ORDER, EVENT_IDX = 1 << 34, 1 << 35, 1 << 29
 ACKNOWLEDGE, DRIVER, DRIVER_OK, FEATURES_OK = 1, 2, 4, 8
 
 
@@ -234,12 +234,14 @@ def make_device_bench(
     limits: BlockLimits | None = None,
     indirect_table_size: int = 0,
     threaded: bool = True,
+    event_idx: bool = False,
 ) -> DeviceBench:
     """A queue on a started software device; not `threaded`: the test calls `device.serve`."""
     space, ring_region, slots, data = _memory(language, size, indirect_table_size)
     features = VERSION_1 | INDIRECT_DESC | FLUSH | DISCARD | WRITE_ZEROES
     features |= RING_PACKED if is_packed(language) else 0
     features |= IN_ORDER if is_in_order(language) else 0
+    features |= EVENT_IDX if event_idx else 0
     device = SoftwareDevice(
         space, capacity_sectors=CAPACITY_SECTORS, features=features, threaded=threaded
     )
@@ -258,6 +260,7 @@ def make_device_bench(
         packed=is_packed(language),
         indirect_table_size=indirect_table_size,
         in_order=is_in_order(language),
+        event_idx=event_idx,
         doorbell=Doorbell.eventfd(device.kick_fd(0)),
         interrupt_fd=device.interrupt_fd(0),
     )

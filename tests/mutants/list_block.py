@@ -7,7 +7,7 @@ from tests.mutants.mutant import Mutant
 DISK: Final = "vioblk.block.disk:BlockDevice"
 DRIVER: Final = "vioblk.block.driver:BlockDriver"
 TRANSFERS: Final = "vioblk.block.transfer:Transfers"
-SLOTS: Final = "vioblk.block.reference_queue:_Slots"
+SLOTS: Final = "vioblk.block.reference_slots:Slots"
 CHECK: Final = "vioblk.block.reference_records:_Check"
 
 WIRE: Final = "tests/block/test_wire.py"

@@ -202,7 +202,7 @@ MUTANTS: Final = [
     Mutant(
         name="queue-flush-with-a-sector",
         violation="sends a flush with a sector (BLK-FLUSH-01)",
-        function="vioblk.block.reference_queue:_Slots.write",
+        function="vioblk.block.reference_slots:Slots.write",
         old="0 if ranged else request.sector",
         new="0 if ranged else request.sector or 8",
         test="tests/block/request_queue/test_requests.py::test_a_flush_has_sector_0_and_no_data",
@@ -210,7 +210,7 @@ MUTANTS: Final = [
     Mutant(
         name="queue-unmap-in-a-discard",
         violation="sets the unmap flag of a discard segment (BLK-DISCARD-02)",
-        function="vioblk.block.reference_queue:_Slots.write",
+        function="vioblk.block.reference_slots:Slots.write",
         old="= request.flags",
         new="= 1",
         test="tests/block/request_queue/test_requests.py::test_a_range_request_has_one_segment_of_16_bytes",

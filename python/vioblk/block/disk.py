@@ -16,12 +16,13 @@ from vioblk._native import Gate, Region
 from vioblk.block.check import check_range, check_supported, check_writable
 from vioblk.block.config import WRITEBACK, BlockConfig, Geometry, Topology
 from vioblk.block.deadline import checked_timeout, queue_timeout
-from vioblk.block.driver import CLOSING, BlockDriver, QueueOptions, store_writeback
+from vioblk.block.driver import CLOSED, CLOSING, BlockDriver, QueueOptions, store_writeback
 from vioblk.block.features import BlockFeature
 from vioblk.block.info import DiskInfo, QueueInfo
 from vioblk.block.limits import DiskLimits
 from vioblk.block.queue import RequestQueue
 from vioblk.block.request import SECTOR_BYTES, UNMAP, RequestStatus, RequestType
+from vioblk.block.slot_pool import LOOK_AFTER_S, SlotPool, open_slot_pool
 from vioblk.block.transfer import Transfers
 from vioblk.compat import Buffer
 from vioblk.device import VirtioDevice
@@ -45,9 +46,6 @@ from vioblk.wording import counted
 DEFAULT_TIMEOUT_S: Final = 30.0
 """How long a batch of requests may take."""
 
-LOOK_AFTER_S: Final = 0.1
-"""A wait in vain that was shorter is no reason to look at the device: somebody polls."""
-
 INITIALIZE_TIMEOUT_S: Final = 5.0
 """How long the device may take over a reset."""
 
@@ -56,8 +54,6 @@ HASTY_DRAIN_TIMEOUT_S: Final = 1.0
 
 SERIAL_TIMEOUT_S: Final = 1.0
 """How long `info` waits, once, for a serial number that nobody has asked for yet."""
-
-CLOSED: Final = "the disk has been closed; open it again"
 
 
 class BlockDevice:
@@ -287,6 +283,37 @@ class BlockDevice:
             except DeviceGoneError:
                 return True  # `reap_many` has that error to raise
         return False
+
+    def slot_pool(
+        self, count: int, slot_bytes: int, *, write: bool = False, queue: int = 0
+    ) -> SlotPool:
+        """A pool of `count` fixed buffers of `slot_bytes` each, on one queue: for reads, or all for
+        writes. It is the fastest way to move blocks of one size, as most of each request is there
+        already; see `vioblk.block.slot_pool.SlotPool`.
+
+        On a split ring its slots take descriptors for themselves where there are enough, and
+        `depth` is less by as many until the pool is closed: make pools before other requests are
+        in flight. Raises ValueError for numbers that no pool can have, or if there is no such
+        queue, ZeroLengthError, UnalignedError, BeyondEndError, RequestTooLongError, ReadOnlyError,
+        MemoryError.
+        """
+        with self._gate:
+            if write:
+                check_writable("slot_pool", read_only=self._driver.features.read_only)
+            chosen = self._queue(queue)
+            try:
+                return open_slot_pool(
+                    self._device,
+                    self._driver,
+                    self._gate,
+                    chosen,
+                    index(count),
+                    index(slot_bytes),
+                    write=write,
+                    timeout_s=self._timeout_s,
+                )
+            except (QueueBroken, DeviceGoneError) as error:
+                raise self._driver.blame(chosen, error) from None
 
     def _queue(self, number: int) -> RequestQueue:
         self._refuse_if_gone()

@@ -43,6 +43,8 @@ NO_QUEUES: Final = "the device has no queues now; reset or close the disk"
 
 CLOSING: Final = "the disk is being closed; if close() was interrupted, call it again"
 
+CLOSED: Final = "the disk has been closed; open it again"
+
 SIZE_MIN: Final = OVERHEAD_DESCRIPTORS + 1
 """Descriptors of the shortest request with data, and so of the smallest queue."""
 
@@ -227,8 +229,12 @@ class BlockDriver:
         """Let nobody in, and wait until every request has completed; whether all have."""
         deadline = Deadline(max(timeout_s, 1e-3))
         self.gate.shut(CLOSING)
+        for queue in self.queues:
+            queue.end_pools(CLOSING)  # who has one submits without passing the gate
         if not self.gate.wait_empty(deadline.remaining_s()):
             return False
+        for queue in self.queues:
+            queue.end_pools(CLOSING)  # those that were made meanwhile
         # Each of them, also after one that is of no more use.
         drained = [_drain_queue(queue, deadline) for queue in self.queues]
         return all(drained)

@@ -1,10 +1,99 @@
 """What a request queue offers: a ring with request slots, a doorbell and a way to wait."""
 
-from typing import Protocol
+from collections.abc import Callable
+from types import TracebackType
+from typing import Protocol, Self
 
-from vioblk._native import BlockLimits
+from vioblk._native import BlockLimits, Region
 from vioblk.compat import Buffer
 from vioblk.ring import RingLayout
+
+
+class QueueSlotPool(Protocol):
+    """Requests of fixed buffers, whose chains are written once. Thread-safe.
+
+    Two implementations: `vioblk._native.SlotPool` and, in pure Python,
+    `vioblk.block.reference_pool.ReferenceSlotPool`. A context manager, which closes the pool.
+    One that goes without being closed gives its descriptors and its memory back once the device
+    has given back what is in flight.
+    """
+
+    @property
+    def count(self) -> int:
+        """Slots."""
+
+    @property
+    def slot_bytes(self) -> int:
+        """Bytes of each slot's buffer."""
+
+    @property
+    def write(self) -> bool:
+        """Whether the slots are for writes; else they are for reads."""
+
+    @property
+    def buffer(self) -> Region:
+        """The buffers: slot n from n * slot_bytes on. It cannot be closed before the pool."""
+
+    @property
+    def way(self) -> str | None:
+        """How a request reaches the ring; None once the pool is closed.
+
+        "direct": each slot has a chain of descriptors to itself; "indirect": one descriptor, which
+        points to a table of its own; "table": a table, to which a descriptor is pointed for each
+        request; "general": a chain is written for each request.
+        """
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that the device owns or whose completion has not been reaped."""
+
+    def submit(self, slots: Buffer, offsets: Buffer, /) -> int:
+        """Read into slots from byte offsets of the disk, or write them there; with one publish and
+        at most one notification.
+
+        `slots`: a contiguous array of uint32; `offsets`: one of uint64, equally long, multiples of
+        512. All are checked before anything is sent. Returns how many were accepted from the
+        front: all, where slots have descriptors to themselves ("direct", "indirect"); else as many
+        as fit, and none while a batch of `execute` waits for room.
+
+        Raises InvalidRequestError (its subclass says why, its message which request: a slot that
+        is not there, in flight or named twice, an offset that is not aligned or reaches past the
+        end), ValueError for arrays that are none, QueueBroken, DeviceGoneError, StateError if the
+        pool was closed or is lost, ForkedError.
+        """
+
+    def reap(self, slots: Buffer, statuses: Buffer | None = None, /) -> int:
+        """Fill `slots` (uint32) with slots that came back, and `statuses` (uint8, equally long)
+        with their status bytes; how many there were. Never waits.
+
+        Without `statuses` only those that succeeded are handed out, and when there are no more,
+        each other raises RequestFailedError, with its `status` and `slot`; either way the slot can
+        be submitted again. A status of 0 that the used length does not reach is none: see
+        `RequestQueue.execute`. Raises as `submit`, but only after all completions were handed out;
+        BufferError for an array that is read-only.
+        """
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Wait until `reap` has something to hand out, an error included.
+
+        False after `timeout_s`, and at once if nothing of the pool is in flight.
+        """
+
+    def close(self) -> None:
+        """Give the descriptors back. Idempotent.
+
+        Raises StateError while requests are in flight, unless the queue is of no more use.
+        """
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+        /,
+    ) -> None: ...
 
 
 class RequestQueue(Protocol):
@@ -112,6 +201,36 @@ class RequestQueue(Protocol):
 
         Whether `reap_many` has something already. It stays asked for until `reap_many` finds
         something, whatever other threads do.
+        """
+
+    def slot_frames_length(self, count: int, slot_bytes: int, /) -> int:
+        """Bytes that the frames of a slot pool need. Raises ValueError for what no pool can be."""
+
+    def slot_pool(
+        self,
+        buffer: Region,
+        frames: Region,
+        count: int,
+        slot_bytes: int,
+        *,
+        write: bool = False,
+        explain: Callable[[Exception], BaseException] | None = None,
+    ) -> QueueSlotPool:
+        """Make a pool of `count` slots of `slot_bytes`, one behind the other in `buffer`.
+
+        `frames`: a region of its own, of `slot_frames_length` bytes, for headers, status bytes and
+        tables. `explain` turns an error of the queue, or of a request, into what the calls of the
+        pool raise; it must not refer to the pool.
+
+        Raises as `submit_many` for a request that the slots would make, ValueError for what no
+        pool can be, BufferError.
+        """
+
+    def end_pools(self, reason: str) -> None:
+        """Make all pools useless: every later call raises StateError(reason).
+
+        What they have in flight is forgotten when it comes back; `in_flight` counts it, and `wait`
+        waits for it, until then.
         """
 
     def abort(self, reason: str) -> None:

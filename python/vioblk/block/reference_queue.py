@@ -9,13 +9,6 @@ the device's flags say. It refuses EVENT_IDX. It never switches interrupts off. 
 waits looks again after 100 ms at the latest. With a doorbell it runs on x86-64 only, where stores
 become visible in program order.
 
-A request is a chain of header, data and status (VIRTIO 1.4, 5.2.6 Device Operation). Header and
-status of the request with head i lie in slot i of the slots region:
-
-    0   le32 type, le32 reserved, le64 sector               the header
-    16  le64 sector, le32 num_sectors, le32 flags           the segment of a discard or write-zeroes
-    32  u8 status
-
 An asynchronous exception (KeyboardInterrupt) in the middle of a submit takes the batch back; in
 the middle of a reap it can lose completions, or break the queue until a reset, which the Rust queue
 does not. It never leaves a lock held.
@@ -33,10 +26,21 @@ from dataclasses import dataclass
 from typing import Final
 
 from vioblk._native import BlockLimits, DmaSpace, Doorbell, Region
+from vioblk.block.reference_pool import (
+    Explain,
+    Pool,
+    ReferenceSlotPool,
+    check_shape,
+    check_slot,
+    failure,
+    frames_length,
+    pool_way,
+)
 from vioblk.block.reference_records import CheckedRequest, check_requests, record_count
+from vioblk.block.reference_slots import SLOT_BYTES, Slots
 from vioblk.block.request import (
     COMPLETION_RECORD,
-    SECTOR_BYTES,
+    REQUEST_RECORD,
     STATUS_PENDING,
     RequestStatus,
     RequestType,
@@ -51,16 +55,8 @@ from vioblk.errors import (
     StateError,
     UnsupportedError,
 )
-from vioblk.ring import Chain, Completion, Segment
+from vioblk.ring import Chain, Completion
 from vioblk.ring.reference import PackedLayout, PackedQueue, SplitLayout, SplitQueue
-
-SLOT_BYTES: Final = 64
-"""One cache line per head."""
-
-HEADER_BYTES: Final = 16
-SEGMENT_OFFSET: Final = 16
-SEGMENT_BYTES: Final = 16
-STATUS_OFFSET: Final = 32
 
 WAIT_SLICE_S: Final = 0.1
 """The longest sleep before the ring is looked at again."""
@@ -74,53 +70,8 @@ LOOK_S: Final = 0.001
 _FRAME_DESCRIPTORS: Final = 2  # header and status
 _SIZE_MIN: Final = 3  # header, data and status
 
-
-class _Slots:
-    """The request slots in device memory; each word by one access of its own width."""
-
-    def __init__(self, region: Region, size: int) -> None:
-        length = SLOT_BYTES * size
-        if region.length < length:
-            raise ValueError(f"the slots need {length} bytes, their region has {region.length}")
-        self._region = region
-        memory = memoryview(region)[:length]
-        self._by_64: Final = memory.cast("Q")
-        self._by_32: Final = memory.cast("I")
-        self._by_8: Final = memory.cast("B")
-
-    def write(self, head: int, request: CheckedRequest) -> None:
-        """Header and, where the type has one, segment; the status is set to pending."""
-        start = SLOT_BYTES * head
-        ranged = request.type in (RequestType.DISCARD, RequestType.WRITE_ZEROES)
-        self._by_32[start // 4] = request.type
-        self._by_32[start // 4 + 1] = 0
-        self._by_64[start // 8 + 1] = 0 if ranged else request.sector
-        if ranged:
-            segment = start + SEGMENT_OFFSET
-            self._by_64[segment // 8] = request.sector
-            self._by_32[segment // 4 + 2] = request.length // SECTOR_BYTES
-            self._by_32[segment // 4 + 3] = request.flags
-        self._by_8[start + STATUS_OFFSET] = STATUS_PENDING
-
-    def status(self, head: int) -> int:
-        """What the device wrote, or STATUS_PENDING if it wrote nothing."""
-        return self._by_8[SLOT_BYTES * head + STATUS_OFFSET]
-
-    def chain(self, head: int, request: CheckedRequest) -> Chain:
-        """The request as a chain: header [+ data or segment], [data +] status."""
-        header = self._part(head, 0, HEADER_BYTES)
-        status = self._part(head, STATUS_OFFSET, 1)
-        match request.type:
-            case RequestType.OUT:
-                return Chain((header, *request.data), (status,))
-            case RequestType.DISCARD | RequestType.WRITE_ZEROES:
-                segment = self._part(head, SEGMENT_OFFSET, SEGMENT_BYTES)
-                return Chain((header, segment), (status,))
-            case _:
-                return Chain((header,), (*request.data, status))
-
-    def _part(self, head: int, offset: int, length: int) -> Segment:
-        return (self._region, SLOT_BYTES * head + offset, length)
+LOST: Final = "the queue was reset, and the slot pool is lost; make a new one"
+"""What those are told who have a slot pool of a queue that goes on."""
 
 
 class _Batch:
@@ -151,6 +102,14 @@ class _InFlight:
     index: int
     """Of its record in the batch."""
     data_writable_bytes: int
+
+
+@dataclass(slots=True)
+class _SlotInFlight:
+    """The same of a request of a slot pool."""
+
+    pool: Pool
+    slot: int
 
 
 class ReferenceBlockQueue:
@@ -214,7 +173,7 @@ class ReferenceBlockQueue:
             )
         )
         self._space: Final = space
-        self._slots: Final = _Slots(slots, size)
+        self._slots: Final = Slots(slots, size)
         self._indirect_table_size: Final = indirect_table_size
         self._limits = limits
         if size < _SIZE_MIN:
@@ -236,6 +195,12 @@ class ReferenceBlockQueue:
         self._somebody_waits = False
         self._reset_count = 0
         self._in_flight: dict[int, _InFlight] = {}
+        self._pools: list[Pool] = []
+        self._slots_in_flight: dict[int, _SlotInFlight] = {}
+        self._slot_descriptors = 0
+        """In use by slots that have descriptors to themselves."""
+        # Elsewhere the place of a descriptor says when it is used.
+        self._reservable: Final = not (packed or in_order)
         self._completed: deque[tuple[int, int, int]] = deque()
         # Batches of which not all was submitted, in the order of their arrival.
         self._backlog: deque[_Batch] = deque()
@@ -262,13 +227,14 @@ class ReferenceBlockQueue:
     def depth(self) -> int:
         """Requests of the longest shape that are sure to fit at once."""
         descriptors = _FRAME_DESCRIPTORS + self._segments_max()
-        return self.size if descriptors <= self._indirect_table_size else self.size // descriptors
+        return self._unreserved_count // self._needed(descriptors)
 
     @property
     def in_flight(self) -> int:
         """Requests that the device owns or whose completion has not been reaped."""
         with self._lock:
-            return len(self._in_flight) + len(self._completed)
+            pools = sum(pool.in_flight for pool in self._pools)
+            return len(self._in_flight) + len(self._completed) + pools
 
     @property
     def broken(self) -> str | None:
@@ -426,7 +392,11 @@ class ReferenceBlockQueue:
                 self._reap()
                 if self._completed or self.broken is not None:
                     return True
-                if not self._in_flight or not self._sleep(deadline):
+                if not self._in_flight and not any(
+                    pool.forgotten and pool.owned_count for pool in self._pools
+                ):
+                    return False
+                if not self._sleep(deadline):
                     return False
 
     def arm(self) -> bool:
@@ -438,8 +408,8 @@ class ReferenceBlockQueue:
             self._refuse_if_unusable()
             if self._polling:
                 self._reap()
-                return bool(self._completed)
-            return self._ring.arm() or bool(self._completed)
+                return self._has_kept
+            return self._ring.arm() or self._has_kept
 
     def abort(self, reason: str) -> None:
         """Give the queue up for good: every waiter and later call gets DeviceGoneError(reason)."""
@@ -454,10 +424,174 @@ class ReferenceBlockQueue:
             self._ring.reclaim()
             lost = [self._in_flight[head] for head in sorted(self._in_flight)]
             self._in_flight.clear()
+            self._slots_in_flight.clear()
+            for pool in self._pools:
+                pool.end(*((DeviceGoneError, self._gone) if self._gone else (StateError, LOST)))
+            self._slot_descriptors = 0
+            self._drop_pools()
             self._kick_wanted = False
             self._reset_count += 1
             self._wake_sleepers()
             return [request.token for request in lost if request.batch is None]
+
+    # -- Slot pools (see `vioblk.block.reference_pool`) ----------------------------------------
+
+    def slot_frames_length(self, count: int, slot_bytes: int, /) -> int:
+        """Bytes that the frames of such a pool need."""
+        check_shape(count, slot_bytes)
+        return frames_length(count, slot_bytes, self._limits)
+
+    def slot_pool(
+        self,
+        buffer: Region,
+        frames: Region,
+        count: int,
+        slot_bytes: int,
+        *,
+        write: bool = False,
+        explain: Explain | None = None,
+    ) -> ReferenceSlotPool:
+        """Make a pool whose buffers are in `buffer`, and their frames in `frames`."""
+        self._refuse_after_fork()
+        check_shape(count, slot_bytes)
+        needed = self.slot_frames_length(count, slot_bytes)
+        if frames.length < needed:
+            raise ValueError(f"the frames need {needed} bytes, their region has {frames.length}")
+        kind = RequestType.OUT if write else RequestType.IN
+        with self._lock:
+            self._refuse_if_unusable()
+            segments_max = self._segments_max()
+            record = REQUEST_RECORD.pack(kind, 0, 0, 0, slot_bytes, buffer.handle, 0)
+            request = check_slot(record, count, self._limits, self._space, segments_max)
+            segments = _FRAME_DESCRIPTORS + len(request.data)
+            longest = _FRAME_DESCRIPTORS + segments_max
+            way, descriptors = pool_way(
+                count=count,
+                segments=segments,
+                room=self._free_for_all - self._needed(longest),
+                reservable=self._reservable,
+                table_size=self._indirect_table_size,
+            )
+            pool = Pool(buffer, frames, request, count, way, descriptors)
+            self._pools.append(pool)
+        return ReferenceSlotPool(self, pool, buffer, slot_bytes, write, explain)
+
+    def end_pools(self, reason: str) -> None:
+        """Every later call for a pool raises StateError(reason)."""
+        self._refuse_after_fork()
+        with self._lock:
+            for pool in self._pools:
+                pool.die(StateError, reason)
+                pool.forget()
+            self._wake_sleepers()
+        self._wakeups.wake()
+
+    def submit_slots(self, pool: Pool, slots: Sequence[int], offsets: Sequence[int]) -> int:
+        """Submit requests of a pool; how many fit."""
+        with self._lock:
+            pool.refuse_if_dead()
+            self._refuse_if_unusable()
+            pool.check(slots, offsets, self._limits)
+            if self._backlog and not pool.descriptors:
+                return 0  # what waits for room keeps its place in the order
+            return self._push_slots(pool, slots, offsets)
+
+    def _push_slots(self, pool: Pool, slots: Sequence[int], offsets: Sequence[int]) -> int:
+        pushed: dict[int, _SlotInFlight] = {}
+        try:
+            for slot, offset in zip(slots, offsets, strict=True):
+                chain = pool.write(slot, offset)
+                if not pool.descriptors and self._needed(_length(chain)) > self._free_for_all:
+                    break
+                pushed[self._ring.push(chain)] = _SlotInFlight(pool, slot)
+        except BaseException:
+            self._ring.withdraw()
+            raise
+        if pushed:
+            self._looked = False
+            self._slots_in_flight.update(pushed)
+            pool.note_published([each.slot for each in pushed.values()])
+            if pool.descriptors:
+                self._slot_descriptors += len(pushed) * self._needed(pool.segments)
+            self._ring.publish()
+            self._notify()
+        return len(pushed)
+
+    def reap_slots(self, pool: Pool, limit: int, good_only: bool) -> list[tuple[int, int]]:
+        """Take at most `limit` completions of a pool, slot and status."""
+        with self._lock:
+            if len(pool.parked) < limit:
+                self._reap()
+            taken = pool.take(limit, good_only)
+            if limit and not taken:
+                if pool.parked:
+                    raise failure(*pool.take(1, good_only=False)[0])
+                pool.refuse_if_dead()
+                self._refuse_if_unusable()
+            return taken
+
+    def wait_for_slots(self, pool: Pool, timeout_s: float | None) -> bool:
+        """Wait until there is something to take of a pool, an error included."""
+        deadline = _deadline(timeout_s)
+        with self._lock:
+            while True:
+                self._reap()
+                if pool.parked or pool.dead is not None or self.broken is not None:
+                    return True
+                if not pool.owned_count or not self._sleep(deadline):
+                    return False
+
+    def close_pool(self, pool: Pool) -> None:
+        """Let go of a pool. Raises StateError while requests of it are in flight."""
+        with self._lock:
+            usable = pool.dead is None and self.broken is None
+            if usable and pool.in_flight:
+                requests = "request" if pool.in_flight == 1 else "requests"
+                raise StateError(
+                    f"{pool.in_flight} {requests} of the slot pool in flight, or not reaped;"
+                    " reap what there is, then close it"
+                )
+            pool.drop()
+            self._drop_pools()
+            self._wake_sleepers()
+
+    def _drop_pools(self) -> None:
+        """Let go of those that nobody can name, once the device owns nothing of them."""
+        if any(pool.dropped for pool in self._pools):
+            gone = [each for each in self._pools if each.dropped and not each.owned_count]
+            self._pools = [each for each in self._pools if each not in gone]
+            for pool in gone:
+                pool.release()
+
+    def refuse_after_fork(self) -> None:
+        """Raise ForkedError in a child of fork()."""
+        self._refuse_after_fork()
+
+    @property
+    def _reserved_count(self) -> int:
+        """Descriptors that are kept for slots."""
+        live = (pool for pool in self._pools if not pool.dropped or pool.owned_count)
+        return sum(pool.count * pool.descriptors for pool in live)
+
+    @property
+    def _unreserved_count(self) -> int:
+        return self.size - self._reserved_count
+
+    @property
+    def _free_for_all(self) -> int:
+        """Descriptors that are free and not kept for slots; those in flight have theirs."""
+        if not self._pools:
+            return self._ring.free_count
+        return self._ring.free_count + self._slot_descriptors - self._reserved_count
+
+    def _needed(self, segments: int) -> int:
+        """Descriptors of the ring for a chain of so many segments."""
+        return 1 if 2 <= segments <= self._indirect_table_size else segments
+
+    @property
+    def _has_kept(self) -> bool:
+        """Whether there are completions that nobody has taken."""
+        return bool(self._completed) or any(pool.parked for pool in self._pools)
 
     # -- Submitting and reaping, with the lock held -------------------------------------------
 
@@ -472,7 +606,10 @@ class ReferenceBlockQueue:
                 # The slot of a free head is not in use, so it may be written before the push.
                 head = self._ring.next_head
                 self._slots.write(head, request)
-                self._ring.push(self._slots.chain(head, request))
+                chain = self._slots.chain(head, request)
+                if self._needed(_length(chain)) > self._free_for_all:
+                    break
+                self._ring.push(chain)
                 data_writable = 0 if request.type == RequestType.OUT else _data_bytes(request)
                 pushed[head] = _InFlight(request.token, batch, index, data_writable)
         except QueueFull:
@@ -508,12 +645,19 @@ class ReferenceBlockQueue:
             return 0  # the callers look at `broken` once they have handed out what is good
         for completion in completions:
             self._complete(completion)
+        self._drop_pools()
         if completions:
             self._looked = False
             self._wake_sleepers()
         return len(completions)
 
     def _complete(self, completion: Completion) -> None:
+        of_slot = self._slots_in_flight.pop(completion.head, None)
+        if of_slot is not None:
+            pool = of_slot.pool
+            self._slot_descriptors -= self._needed(pool.segments) if pool.descriptors else 0
+            pool.complete(of_slot.slot, completion, not self._legacy)
+            return
         request = self._in_flight.pop(completion.head)
         status = self._slots.status(completion.head)
         # The status is the last writable byte. Success that lies past the used length was not
@@ -682,3 +826,7 @@ def _status_bytes(statuses: Buffer, count: int) -> memoryview:
 
 def _data_bytes(request: CheckedRequest) -> int:
     return sum(length for _, _, length in request.data)
+
+
+def _length(chain: Chain) -> int:
+    return len(chain.readable) + len(chain.writable)

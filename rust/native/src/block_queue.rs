@@ -17,6 +17,7 @@ use crate::doorbell::Doorbell;
 use crate::errors;
 use crate::memory::{DmaSpace, Region};
 use crate::packed_queue::{PackedLayout, packed_layout_of};
+use crate::slot_pool::{self, SlotPool};
 use crate::split_queue::{SplitLayout, layout_of};
 
 /// What a request record may ask for, as negotiated.
@@ -121,21 +122,27 @@ pub(crate) fn check_signals() -> Result<(), WaitError> {
     Python::attach(|py| py.check_signals()).map_err(WaitError::Python)
 }
 
-fn of_queue(py: Python<'_>, error: QueueError) -> PyErr {
+pub(crate) fn of_queue(py: Python<'_>, error: QueueError) -> PyErr {
     let text = error.to_string();
     let name = match error {
-        QueueError::Request { error, .. } => match error {
+        QueueError::Request { error, .. } | QueueError::Shape(error) => match error {
             RequestError::NoRegion(_) => return PyBufferError::new_err(text),
             RequestError::Unsupported(_) => "UnsupportedError",
             RequestError::ReadOnly => "ReadOnlyError",
             RequestError::ZeroLength => "ZeroLengthError",
-            RequestError::Unaligned(_) => "UnalignedError",
+            RequestError::Unaligned(_) | RequestError::UnalignedOffset(_) => "UnalignedError",
             RequestError::BeyondEnd { .. } => "BeyondEndError",
             RequestError::TooLong { .. } => "RequestTooLongError",
-            RequestError::Field { .. } | RequestError::OutsideRegion { .. } => {
-                "InvalidRequestError"
-            }
+            RequestError::Field { .. }
+            | RequestError::OutsideRegion { .. }
+            | RequestError::NoSlot { .. }
+            | RequestError::SlotInFlight(_)
+            | RequestError::SlotTwice(_) => "InvalidRequestError",
         },
+        QueueError::SlotFailed { slot, status } => {
+            return errors::request_failed(py, text, status, slot);
+        }
+        QueueError::State(_) => "StateError",
         QueueError::Broken(_) => "QueueBroken",
         QueueError::Gone(_) | QueueError::Reset => "DeviceGoneError",
         QueueError::Timeout { .. } => "RequestTimeoutError",
@@ -150,7 +157,7 @@ fn decode(py: Python<'_>, requests: &Bound<'_, PyAny>) -> PyResult<Vec<Request>>
     Ok(records.iter().map(Request::decode).collect())
 }
 
-fn deadline_of(timeout_s: Option<f64>) -> PyResult<Option<Instant>> {
+pub(crate) fn deadline_of(timeout_s: Option<f64>) -> PyResult<Option<Instant>> {
     let Some(seconds) = timeout_s else { return Ok(None) };
     if seconds.is_nan() {
         return Err(PyValueError::new_err("the timeout is not a number"));
@@ -216,7 +223,12 @@ fn build<R: Ring>(
 
 impl BlockQueue {
     pub(crate) fn here(&self, py: Python<'_>) -> PyResult<&Queue> {
-        if self.owner.is_here() { Ok(&self.queue) } else { Err(errors::forked(py)) }
+        self.if_here().ok_or_else(|| errors::forked(py))
+    }
+
+    /// The queue, unless this is a child of fork().
+    pub(crate) fn if_here(&self) -> Option<&Queue> {
+        self.owner.is_here().then_some(&self.queue)
     }
 }
 
@@ -452,6 +464,34 @@ impl BlockQueue {
 
     fn arm(&self, py: Python<'_>) -> PyResult<bool> {
         either!(self.here(py)?, queue => queue.arm()).map_err(|error| of_queue(py, error))
+    }
+
+    #[pyo3(signature = (count, slot_bytes, /))]
+    fn slot_frames_length(
+        &self,
+        py: Python<'_>,
+        count: &Bound<'_, PyAny>,
+        slot_bytes: &Bound<'_, PyAny>,
+    ) -> PyResult<usize> {
+        slot_pool::frames_length(self.here(py)?, count, slot_bytes)
+    }
+
+    #[pyo3(signature = (buffer, frames, count, slot_bytes, *, write=false, explain=None))]
+    fn slot_pool(
+        slf: Bound<'_, Self>,
+        buffer: Bound<'_, Region>,
+        frames: &Region,
+        count: &Bound<'_, PyAny>,
+        slot_bytes: &Bound<'_, PyAny>,
+        write: bool,
+        explain: Option<Py<PyAny>>,
+    ) -> PyResult<SlotPool> {
+        slot_pool::open(slf, buffer, frames, count, slot_bytes, write, explain)
+    }
+
+    fn end_pools(&self, py: Python<'_>, reason: String) -> PyResult<()> {
+        either!(self.here(py)?, queue => queue.end_pools(reason));
+        Ok(())
     }
 
     fn abort(&self, py: Python<'_>, reason: String) -> PyResult<()> {

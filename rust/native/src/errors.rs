@@ -18,6 +18,15 @@ pub(crate) fn named(py: Python<'_>, name: &str, message: String) -> PyErr {
     }
 }
 
+/// The device failed the request of a slot.
+pub(crate) fn request_failed(py: Python<'_>, message: String, status: u8, slot: u32) -> PyErr {
+    let class = py
+        .import("vioblk.errors")
+        .and_then(|module| module.getattr("RequestFailedError"))
+        .and_then(|class| class.call1((message, status, slot)));
+    class.map_or_else(|error| error, PyErr::from_value)
+}
+
 pub(crate) fn of_space(error: SpaceError) -> PyErr {
     match error {
         SpaceError::Invalid(why) => PyValueError::new_err(why),

@@ -1,12 +1,12 @@
 //! The thin PyO3 binding of the Rust core: the extension module `vioblk._native`.
 //!
 //! It converts and checks arguments, and turns errors into exceptions; it decides nothing. Unsafe
-//! code is confined to the buffer protocol, in `memory`,
-//! `bytes` and `flat_buffer`.
+//! code is confined to the buffer protocol, in `memory`, `bytes`, `flat_buffer` and `arrays`.
 
 #![deny(unsafe_code)]
 
 mod arguments;
+mod arrays;
 mod block_queue;
 mod bytes;
 mod chains;
@@ -19,6 +19,7 @@ mod memory;
 mod mmio;
 mod packed_queue;
 mod pci_face;
+mod slot_pool;
 mod software;
 mod split_queue;
 
@@ -42,6 +43,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<block_queue::BlockLimits>()?;
     module.add_class::<block_queue::BlockQueue>()?;
     module.add_class::<direct::DirectTransfers>()?;
+    module.add_class::<slot_pool::SlotPool>()?;
     software::register(module)?;
     module.add_class::<pci_face::PciFace>()?;
     module.add_function(wrap_pyfunction!(split_queue::split_layout, module)?)?;

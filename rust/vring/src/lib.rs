@@ -2,8 +2,8 @@
 //!
 //! Reading order: `ring` says what a ring is, `layout` where it lies; `ledger` and `numbers` are what
 //! the driver remembers; `split` and `packed` are the formats, `in_order` a variant of both. Then
-//! `request`, `slots`, `batch` and `single`, `queue_state` and `queue`. No Python and no unsafe code;
-//! every access to shared memory goes through `shm`.
+//! `request`, `slots`, `batch` and `single`, `pool` and `pools`, `queue_state` and `queue`. No Python and
+//! no unsafe code; every access to shared memory goes through `shm`.
 
 #![forbid(unsafe_code)]
 
@@ -18,6 +18,10 @@ mod numbers;
 #[cfg(not(loom))]
 mod pace;
 mod packed;
+#[cfg(not(loom))]
+mod pool;
+#[cfg(not(loom))]
+mod pools;
 #[cfg(not(loom))]
 mod queue;
 #[cfg(not(loom))]
@@ -36,6 +40,10 @@ pub use error::{Broken, LayoutError, PushError};
 pub use event::event_passed;
 pub use layout::{DESCRIPTOR_BYTES, PackedLayout, QUEUE_SIZE_MAX, SplitLayout};
 pub use packed::PackedQueue;
+#[cfg(not(loom))]
+pub use pool::{PoolShape, PoolWay};
+#[cfg(not(loom))]
+pub use pools::PoolId;
 #[cfg(not(loom))]
 pub use queue::{BlockQueue, Execution, Single, TICK, Wires};
 #[cfg(not(loom))]

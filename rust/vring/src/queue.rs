@@ -10,6 +10,8 @@
 //! Batches that do not fit wait in a backlog and are submitted in the order of their arrival, by
 //! whoever reaps next; nothing overtakes them.
 
+mod pools;
+
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -22,6 +24,7 @@ use shm::{Claim, DmaSpace, Doorbell, EventFd, Poller, Ready, Watch};
 use crate::batch::{BatchId, Batches};
 use crate::error::PushError;
 use crate::pace::{LONGEST_SPIN, Pace, Spin, Step};
+use crate::pools::Pools;
 use crate::queue_error::{NewQueueError, QueueError};
 use crate::queue_state::{Owner, State, of_push};
 use crate::request::{Completion, Limits, Request};
@@ -39,6 +42,9 @@ const SHORT_PAUSE: usize = 4;
 
 /// What waits for room is submitted when one part in so many of what is in flight has come back.
 const REFILL_PART: u16 = 4;
+
+/// Of a pool whose queue was reset, and goes on.
+const POOL_LOST: &str = "the queue was reset, and the slot pool is lost; make a new one";
 
 const INTERRUPT: u64 = 0;
 const HANG_UP: u64 = 1;
@@ -116,6 +122,7 @@ impl<R: Ring> BlockQueue<R> {
         let (size, layout) = (ring.size(), *ring.layout());
         ring.disarm();
         let state = State {
+            pools: Pools::new(size),
             slots: RequestSlots::new(ring, space, slots, legacy)?,
             limits,
             batches: Batches::default(),
@@ -170,7 +177,7 @@ impl<R: Ring> BlockQueue<R> {
     /// Requests that the device owns, or whose completion nobody has taken.
     pub fn in_flight(&self) -> usize {
         let state = self.lock();
-        state.slots.in_flight_count() + state.finished.len()
+        state.slots.in_flight_count() + state.finished.len() + state.pools.in_flight_count()
     }
 
     /// Why the queue can no longer be used, if so.
@@ -287,14 +294,19 @@ impl<R: Ring> BlockQueue<R> {
         if !state.slots.ring().has_used() {
             return;
         }
-        let handed_over = state.finished.len();
+        let kept_before = state.kept_count();
         let (reaped, _) = state.reap(0, |_| ());
-        if state.armed_by_owner && state.finished.len() > handed_over {
+        self.hand_over(state, kept_before);
+        self.after_reap(state, reaped);
+    }
+
+    /// More was kept than before for those who have yet to ask, perhaps in an event loop.
+    fn hand_over(&self, state: &State<R>, kept_before: usize) {
+        if state.armed_by_owner && state.kept_count() > kept_before {
             // The device may have been told since that nobody waits for this one. If the signal
             // fails, the loop finds out with the next interrupt.
             let _ = self.handed_over.signal();
         }
-        self.after_reap(state, reaped);
     }
 
     /// There is room now, and perhaps news for those who wait.
@@ -529,10 +541,10 @@ impl<R: Ring> BlockQueue<R> {
         self.bring_forward(&mut state);
         if state.polling {
             // What a waiter reaps for the caller is still told to the loop.
-            return Ok(state.slots.ring().has_used() || !state.finished.is_empty());
+            return Ok(state.slots.ring().has_used() || state.kept_count() > 0);
         }
         let more = state.slots.ring_mut().arm().map_err(QueueError::Broken)?;
-        Ok(more || !state.finished.is_empty())
+        Ok(more || state.kept_count() > 0)
     }
 
     /// The waiter, if he asked to be woken further ahead, asks for the next completion from now on.
@@ -702,6 +714,10 @@ impl<R: Ring> BlockQueue<R> {
         let why = state.gone.clone().map_or(QueueError::Reset, QueueError::Gone);
         state.batches.fail_all(&why);
         state.singles.lose_all();
+        state.pools.reclaim(&match why {
+            QueueError::Reset => QueueError::State(POOL_LOST.into()),
+            gone => gone,
+        });
         state.backlog.clear();
         state.armed_by_owner = false;
         state.kick_due = false;
@@ -786,7 +802,9 @@ impl<R: Ring> Awaited<R> for Anything {
         if !state.finished.is_empty() || state.check().is_err() {
             return Ok(Some(true));
         }
-        Ok((state.slots.in_flight_count() == 0).then_some(false))
+        // What was forgotten is waited for as well, by who drains the queue.
+        let in_flight = state.slots.in_flight_count() + state.pools.forgotten_count();
+        Ok((in_flight == 0).then_some(false))
     }
 
     fn lacks(&self, _: &mut State<R>) -> usize {

@@ -5,6 +5,7 @@ use std::io;
 
 use crate::error::{Broken, LayoutError};
 use crate::request::RequestError;
+use crate::slots::STATUS_PENDING;
 
 /// Why a queue did not do what it was asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,6 +17,17 @@ pub enum QueueError {
         /// Why.
         error: RequestError,
     },
+    /// A slot pool cannot be what it is to be, or cannot be used as it is.
+    Shape(RequestError),
+    /// The device failed the request of a slot, or did not say what became of it.
+    SlotFailed {
+        /// Which.
+        slot: u32,
+        /// What its status byte holds.
+        status: u8,
+    },
+    /// The call is not allowed now; the text says why.
+    State(String),
     /// The device broke the rules of the ring.
     Broken(Broken),
     /// The device has gone, or the queue was given up; the text says why.
@@ -35,6 +47,11 @@ impl fmt::Display for QueueError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Request { index, error } => write!(f, "request {index}: {error}"),
+            Self::Shape(error) => error.fmt(f),
+            Self::SlotFailed { slot, status } => {
+                write!(f, "the request of slot {slot} failed: {}", Status(*status))
+            }
+            Self::State(why) => f.write_str(why),
             Self::Broken(broken) => write!(f, "the device broke the rules of the ring: {broken}"),
             Self::Gone(why) => f.write_str(why),
             Self::Reset => f.write_str("the device was reset while the request was in flight"),
@@ -48,6 +65,22 @@ impl fmt::Display for QueueError {
 }
 
 impl std::error::Error for QueueError {}
+
+/// What a status byte says (VIRTIO 1.4, 5.2.6 Device Operation).
+struct Status(u8);
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            1 => f.write_str("the device reports an I/O error (IOERR)"),
+            2 => f.write_str("the device does not support the request (UNSUPP)"),
+            STATUS_PENDING => f.write_str("the device completed it without writing a status"),
+            other => {
+                write!(f, "the device wrote status {other}, which VIRTIO does not define")
+            }
+        }
+    }
+}
 
 /// Why a queue could not be made.
 #[derive(Debug)]

@@ -7,6 +7,8 @@ use shm::Pin;
 use crate::batch::{Batch, BatchId, Batches};
 use crate::error::PushError;
 use crate::pace::{Pace, Spin};
+use crate::pool::{Pool, SlotStatus};
+use crate::pools::{PoolId, Pools};
 use crate::queue_error::QueueError;
 use crate::request::{Completion, Limits, Request};
 use crate::ring::Ring;
@@ -28,6 +30,7 @@ pub(crate) enum Owner {
 #[derive(Debug)]
 pub(crate) struct State<R: Ring> {
     pub(crate) slots: RequestSlots<R, Owner>,
+    pub(crate) pools: Pools,
     pub(crate) limits: Limits,
     pub(crate) batches: Batches,
     pub(crate) singles: Singles,
@@ -70,6 +73,11 @@ impl<R: Ring> State<R> {
         self.spin.restart();
     }
 
+    /// Completions that nobody has taken: of submitted requests, and of pools.
+    pub(crate) fn kept_count(&self) -> usize {
+        self.finished.len() + self.pools.parked_count()
+    }
+
     pub(crate) fn give_up(&mut self, why: impl Into<String>) {
         // The first reason is the best one.
         self.gone.get_or_insert_with(|| why.into());
@@ -92,24 +100,34 @@ impl<R: Ring> State<R> {
     /// many were reaped, and how many of them went to `out`. A breach of the rules stays noted in
     /// the ring, and is told by the next check.
     pub(crate) fn reap(&mut self, limit: usize, mut out: impl FnMut(Completion)) -> (usize, usize) {
-        let (batches, finished) = (&mut self.batches, &mut self.finished);
-        let singles = &mut self.singles;
+        let Self { slots, pools, batches, singles, finished, .. } = self;
         let mut handed = 0;
-        let reaped =
-            self.slots.reap(usize::MAX, |Finished { owner, written, status }| match owner {
-                Owner::Token(token) => {
-                    let completion = Completion { token, written, status };
-                    if handed < limit {
-                        out(completion);
-                        handed += 1;
-                    } else {
-                        finished.push_back(completion);
-                    }
-                }
-                Owner::Batch { batch, index } => batches.complete(batch, index, status),
-                Owner::Single(number) => singles.complete(number, status),
-            });
+        let is_pools = |used| pools.complete(used, None, |_, _| false);
+        let reaped = slots.reap(usize::MAX, is_pools, |done| match done.owner {
+            Owner::Token(token) if handed < limit => {
+                out(Completion { token, written: done.written, status: done.status });
+                handed += 1;
+            }
+            _ => keep(done, batches, singles, finished),
+        });
+        pools.sweep(slots.ring_mut());
         (reaped.unwrap_or(0), handed)
+    }
+
+    /// The same, but completions of one pool go to `out`, which says whether it took them.
+    #[inline]
+    pub(crate) fn reap_pool(
+        &mut self,
+        id: PoolId,
+        pool: &mut Pool,
+        mut out: impl FnMut(&mut Pool, SlotStatus) -> bool,
+    ) -> usize {
+        let Self { slots, pools, batches, singles, finished, .. } = self;
+        let is_pools = |used| pools.complete(used, Some((id, &mut *pool)), &mut out);
+        let reaped =
+            slots.reap(usize::MAX, is_pools, |done| keep(done, batches, singles, finished));
+        pools.sweep(slots.ring_mut());
+        reaped.unwrap_or(0)
     }
 
     /// Push of the backlog what fits, in order; nothing once the queue was given up, as another
@@ -152,6 +170,21 @@ impl<R: Ring> State<R> {
             }
         }
         Rest::Gone
+    }
+}
+
+/// Keep what came back for whoever waits for it, or will ask.
+fn keep(
+    done: Finished<Owner>,
+    batches: &mut Batches,
+    singles: &mut Singles,
+    finished: &mut VecDeque<Completion>,
+) {
+    let Finished { owner, written, status } = done;
+    match owner {
+        Owner::Token(token) => finished.push_back(Completion { token, written, status }),
+        Owner::Batch { batch, index } => batches.complete(batch, index, status),
+        Owner::Single(number) => singles.complete(number, status),
     }
 }
 

@@ -149,6 +149,19 @@ pub enum RequestError {
     },
     /// No open region has this handle.
     NoRegion(u32),
+    /// The offset on the disk is not a multiple of 512.
+    UnalignedOffset(u64),
+    /// The pool has no such slot.
+    NoSlot {
+        /// The number.
+        slot: u32,
+        /// Slots of the pool.
+        count: u32,
+    },
+    /// A request of the slot is in flight, or its completion was not taken.
+    SlotInFlight(u32),
+    /// The call names the slot a second time.
+    SlotTwice(u32),
     /// The data is not inside the region.
     OutsideRegion {
         /// First byte.
@@ -185,6 +198,14 @@ impl fmt::Display for RequestError {
                 write!(f, "{name} is {value}, but must be {expected} for this type")
             }
             Self::NoRegion(handle) => write!(f, "no open region has the handle {handle}"),
+            Self::UnalignedOffset(offset) => {
+                write!(f, "offset {offset} is not a multiple of the sector size, 512 bytes")
+            }
+            Self::NoSlot { slot, count } => {
+                write!(f, "there is no slot {slot}: the pool has {count}, from 0 on")
+            }
+            Self::SlotInFlight(slot) => write!(f, "slot {slot} is in flight; reap it first"),
+            Self::SlotTwice(slot) => write!(f, "slot {slot} is named twice"),
             Self::OutsideRegion { offset, length, available } => write!(
                 f,
                 "{length} bytes at offset {offset} are not inside the region of {available} bytes"

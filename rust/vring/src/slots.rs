@@ -108,12 +108,19 @@ impl<R: Ring, O: Copy> RequestSlots<R, O> {
         wanted.min(u32::from(self.ring.size()) - 2)
     }
 
+    /// Descriptors of the ring that a request of the longest shape takes.
+    pub(crate) fn longest(&self, limits: &Limits) -> u16 {
+        self.ring.descriptors_needed(2 + self.segments_max(limits) as u16)
+    }
+
     /// Requests of the longest shape that fit at once.
     pub(crate) fn depth(&self, limits: &Limits) -> usize {
-        let longest = 2 + self.segments_max(limits) as usize;
-        let size = usize::from(self.ring.size());
-        let indirect = longest <= usize::from(self.ring.indirect_table_size());
-        if indirect { size } else { size / longest }
+        let size = self.ring.size() - self.ring.reserved_count();
+        usize::from(size / self.longest(limits))
+    }
+
+    pub(crate) fn lengths_are_reliable(&self) -> bool {
+        self.lengths_are_reliable
     }
 
     /// Check what does not depend on where the data is.
@@ -233,16 +240,22 @@ impl<R: Ring, O: Copy> RequestSlots<R, O> {
         Ok(())
     }
 
-    /// Hand at most `limit` finished requests to `each`.
+    /// Hand at most `limit` finished requests to `each`, but for chains that `is_other` knows.
+    #[inline]
     pub(crate) fn reap(
         &mut self,
         limit: usize,
+        mut is_other: impl FnMut(Used) -> bool,
         mut each: impl FnMut(Finished<O>),
     ) -> Result<usize, Broken> {
         let (in_flight, in_flight_count) = (&mut self.in_flight, &mut self.in_flight_count);
         let span = self.slots.pin().region().span();
         let lengths_are_reliable = self.lengths_are_reliable;
-        self.ring.reap(limit, |Used { head, written, written_given }| {
+        self.ring.reap(limit, |used| {
+            if is_other(used) {
+                return;
+            }
+            let Used { head, written, written_given } = used;
             let Some(request) = in_flight[usize::from(head)].take() else { return };
             *in_flight_count -= 1;
             let mut status = [STATUS_PENDING];
