@@ -234,8 +234,13 @@ SERIES: Final = (
         "descriptions are less often in a cache",
         _regions,
     ),
-    Series("allocations", "live regions, while one more comes and goes", "alloc and close",
-           "the space looks for a gap among more regions", _allocations),
+    Series(
+        "allocations",
+        "live regions, while one more comes and goes",
+        "alloc and close",
+        "",
+        _allocations,
+    ),
     Series(
         "requests",
         "requests in the life of a disk",
@@ -243,7 +248,7 @@ SERIES: Final = (
         "the first requests meet memory and caches that nothing has touched yet",
         _lives,
     ),
-)  # fmt: skip
+)
 
 
 def run(series: Series, directory: Path, plan: Plan) -> dict[str, Any]:
