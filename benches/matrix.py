@@ -37,7 +37,6 @@ from benches.turns import (
     reference_chains,
     reference_records,
 )
-from vioblk._native import BlockQueue
 
 DESCRIPTORS: Final = (1, 3, 17, 128)
 BATCHES: Final = (1, 8, 64, 256)
@@ -91,7 +90,6 @@ def ways(shape: Shape) -> dict[str, Make]:
 def _cannot(name: str, shape: Shape) -> bool:
     return (
         (name in REQUESTS_ONLY and not shape.framed)
-        or (name == "rust slots" and not hasattr(BlockQueue, "slot_pool"))
         # In pure Python the request queue has no fence, and refuses the event index.
         or (name == "reference requests" and shape.event_idx)
     )

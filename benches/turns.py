@@ -187,9 +187,9 @@ class NativePool:
 
     def __init__(self, shape: Shape) -> None:
         self.memory = memory = Memory(shape)
-        queue: Any = make_queue(memory)
+        queue = make_queue(memory)
         frames = memory.space.alloc(queue.slot_frames_length(shape.batch, shape.data_bytes))
-        self.pool = pool = queue.slot_pool(memory.data, frames, shape.batch, shape.data_bytes)
+        pool = queue.slot_pool(memory.data, frames, shape.batch, shape.data_bytes)
         slots = array("I", range(shape.batch))
         offsets = array("Q", [SECTOR_BYTES * sector for sector in sectors(shape)])
         self._slots, self._statuses = array("I", slots), bytearray(shape.batch)
