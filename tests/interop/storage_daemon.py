@@ -29,10 +29,10 @@ PACKAGES = {
     "debugfs": "e2fsprogs",
 }
 
-TIMEOUT_S = 30.0
+TIMEOUT_S = 60.0
 """For anything that the daemon or a tool does."""
 
-STOP_TIMEOUT_S = 5.0
+STOP_TIMEOUT_S = 10.0
 """For an end in good order, which takes milliseconds."""
 
 

@@ -33,7 +33,7 @@ USUAL_FEATURES = LOG_ALL | PROTOCOL_FEATURES | VERSION_1 | 1 << 9
 REPLY = 1 | 4
 NEED_REPLY = 8
 
-TIMEOUT_S = 20.0
+TIMEOUT_S = 60.0
 """For the back end's own waits; longer than any in the tests, so that it never decides one."""
 
 

@@ -22,7 +22,7 @@ from vioblk.transport.pci import PciTransport
 from vioblk.transport.qemu.process import QemuProcess, guard
 from vioblk.transport.qemu.qmp import Qmp
 
-TIMEOUT_S = 20.0
+TIMEOUT_S = 60.0
 
 
 @pytest.fixture
@@ -115,7 +115,7 @@ tell(disk.device.transport.platform.machine.process.pid)
     "with a child that lives": """
 disk = vioblk.open(address)
 if os.fork() == 0:
-    os.execlp("sleep", "sleep", "30")
+    os.execlp("sleep", "sleep", "200")
 tell(disk.device.transport.platform.machine.process.pid)
 """,
 }

@@ -18,7 +18,7 @@ from vioblk.transport.software import SoftwareTransport
 from vioblk.transport.software_pci import SoftwarePciTransport
 
 QUEUES = 4
-PROMPT_S = 20.0
+PROMPT_S = 60.0
 SIZE_BYTES = 4 << 20
 BATCH = 32
 REQUEST_BYTES = 512
@@ -159,7 +159,7 @@ def test_a_thread_whose_queue_is_stuck_holds_up_nobody_else(
         def wait_in_vain() -> None:
             record = REQUEST_RECORD.pack(RequestType.IN, 0, 0, 0, 512, region.handle, 0)
             try:
-                disk.execute(record, bytearray(1), 120, queue=0)
+                disk.execute(record, bytearray(1), 300, queue=0)
             except vioblk.DeviceGoneError as error:
                 raised.append(error)
 
