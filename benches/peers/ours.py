@@ -2,6 +2,7 @@
 
 import os
 import random
+from array import array
 from collections.abc import Callable
 from time import perf_counter
 from typing import Final
@@ -9,14 +10,16 @@ from typing import Final
 import vioblk
 from benches.peers.daemon import pattern
 from benches.peers.processors import threads
-from vioblk.block.request import REQUEST_RECORD, SECTOR_BYTES, RequestType
+from vioblk.block.request import SECTOR_BYTES
 
-BATCH_BYTES_MAX: Final = 4 << 20
-"""Memory of one batch, so that caches are no better or worse for it than for the peers."""
-BATCH: Final = 4096
-"""Requests of one `execute`."""
+GATHER: Final = 4
+"""Completions that go off again together. The fastest for us; `blkio` is fastest without."""
 OFFSETS: Final = 1 << 14
 """How many are drawn beforehand."""
+
+
+class WrongDepth(RuntimeError):
+    """There is not room for as many requests as were to be in flight."""
 
 
 class WrongData(RuntimeError):
@@ -30,43 +33,29 @@ def draw_offsets(disk: vioblk.BlockDevice, block: int, count: int) -> list[int]:
     return [chance.randrange(block_count) * block for _ in range(count)]
 
 
-def open_deep(address: str, depth: int) -> vioblk.BlockDevice:
-    """A disk with one queue that holds `depth` requests and no more."""
-    disk = vioblk.open(address, queue_count=1, ring_size=depth)
-    found = disk.info.queues[0].depth
-    if found != depth:
-        disk.close()
-        raise RuntimeError(f"{address}: the queue holds {found} requests, and not {depth}")
-    return disk
+def open_direct(address: str, depth: int) -> vioblk.BlockDevice:
+    """A disk with one queue whose ring has room for `depth` requests of three descriptors."""
+    ring_size = 1 << (3 * depth - 1).bit_length()
+    return vioblk.open(address, queue_count=1, ring_size=ring_size)
 
 
-class Batches:
-    """Reads by `execute`, which keeps the queue full to the end of the batch."""
+class Slots:
+    """Reads by a slot pool: what came back goes off again with the next offsets.
 
-    granule = BATCH
+    `GATHER` completions are waited for before their slots are sent again; up to so many of the
+    `depth` slots are on their way back, and all others with the device.
+    """
 
     def __init__(self, disk: vioblk.BlockDevice, block: int, depth: int) -> None:
-        self.disk, self.block = disk, block
-        self.slots = 2 * depth
-        self.data = disk.alloc(self.slots * block)
-        self.offsets = draw_offsets(disk, block, OFFSETS)
-        self.batches = [self._records(start) for start in range(0, OFFSETS, BATCH)]
-        self.statuses = bytearray(BATCH)
-        self._next = 0
-
-    def _records(self, start: int) -> bytes:
-        return b"".join(
-            REQUEST_RECORD.pack(
-                RequestType.IN,
-                0,
-                self.offsets[start + n] // SECTOR_BYTES,
-                n % self.slots * self.block,
-                self.block,
-                self.data.handle,
-                0,
-            )
-            for n in range(BATCH)
-        )
+        self.disk, self.block, self.depth = disk, block, depth
+        self.pool = disk.slot_pool(depth, block)
+        offsets = draw_offsets(disk, block, OFFSETS)
+        # So that each window of them is in one piece.
+        self.offsets = memoryview(array("Q", offsets + offsets[:depth]))
+        self._back = memoryview(array("I", bytes(4 * depth)))
+        self._first = [self._back[:n] for n in range(depth + 1)]
+        self._rest = [self._back[n:] for n in range(depth + 1)]
+        self._gather = min(GATHER, depth)
 
     def polling(self, on: bool) -> Callable[[int], float]:
         """Work in one of the two ways to wait."""
@@ -78,37 +67,60 @@ class Batches:
         return work
 
     def work(self, count: int) -> float:
-        execute, batches, statuses = self.disk.execute, self.batches, self.statuses
+        """At least `depth` reads, and not less than `count`."""
+        submit, reap, wait = self.pool.submit, self.pool.reap, self.pool.wait
+        offsets, mask, first, rest = self.offsets, OFFSETS - 1, self._first, self._rest
+        gather, at, left = self._gather, self.depth, count - self.depth
         start = perf_counter()
-        for _ in range(count // BATCH):
-            execute(batches[self._next], statuses)
-            self._next = (self._next + 1) % len(batches)
-        took_s = perf_counter() - start
-        if any(statuses):
-            raise WrongData("reads failed")
-        return took_s
+        self._submit_all()
+        while left > 0:
+            done = 0
+            while done < gather:
+                more = reap(rest[done])
+                if not more:
+                    wait()
+                done += more
+            submit(first[done], offsets[at : at + done])
+            at = (at + done) & mask
+            left -= done
+        self._reap_all()
+        return perf_counter() - start
+
+    def _submit_all(self) -> None:
+        """In two parts, so that the device, which may give back all that it finds at once, has one
+        of them while the other is here."""
+        half = self.depth // 2
+        every = memoryview(array("I", range(self.depth)))
+        self.pool.submit(every[:half], self.offsets[:half])
+        self.pool.submit(every[half:], self.offsets[half : self.depth])
+
+    def _reap_all(self) -> None:
+        left = self.depth
+        while left:
+            done = self.pool.reap(self._back)
+            if not done:
+                self.pool.wait()
+            left -= done
 
     def verify(self, count: int) -> None:
-        """Read blocks of the pattern, as many as there are buffers at a time."""
-        statuses = bytearray(self.slots)
-        for start in range(0, count, self.slots):
-            first = start % BATCH - start % BATCH % self.slots
-            records = self.batches[0][first * REQUEST_RECORD.size :]
-            self.disk.execute(records[: self.slots * REQUEST_RECORD.size], statuses)
-            with memoryview(self.data) as blocks:
-                for n in range(self.slots):
-                    found = blocks[n * self.block : (n + 1) * self.block]
-                    check(self.offsets[first + n], bytes(found))
+        """Read so many blocks of the pattern or some more, all slots at a time."""
+        every = memoryview(array("I", range(self.depth)))
+        with memoryview(self.pool.buffer) as blocks:
+            for start in range(0, count, self.depth):
+                if self.pool.submit(every, self.offsets[start : start + self.depth]) != self.depth:
+                    raise WrongDepth(f"the queue holds less than {self.depth} requests")
+                self._reap_all()
+                for slot in every:
+                    found = blocks[slot * self.block : (slot + 1) * self.block]
+                    check(self.offsets[start + slot], bytes(found))
 
     def close(self) -> None:
         with self.disk:
-            self.data.close()
+            self.pool.close()
 
 
 class OneByOne:
     """Reads by `readinto`, in a loop in Python."""
-
-    granule = 1
 
     def __init__(self, disk: vioblk.BlockDevice, block: int) -> None:
         self.disk, self.block = disk, block
@@ -144,7 +156,7 @@ def check(offset: int, found: bytes) -> None:
 def open_memory(size_bytes: int, depth: int, processor: int) -> vioblk.BlockDevice:
     """A software device in memory, with its thread bound to a processor."""
     before = threads()
-    disk = open_deep(f"mem:{size_bytes}", depth)
+    disk = open_direct(f"mem:{size_bytes}?queue_size=256", depth)
     for thread in threads() - before:
         os.sched_setaffinity(thread, {processor})
     return disk

@@ -16,7 +16,6 @@ from benches.peers import children, daemon, ours, processors
 from benches.peers.bounds import FileReads
 from benches.peers.cases import CASES
 from benches.peers.fio import Fio, parse_seconds
-from vioblk.block.request import COMPLETION_RECORD
 
 IMAGE_BYTES = 4 << 20
 
@@ -130,15 +129,15 @@ def test_a_child_that_ends_before_it_answers_is_told() -> None:
 @pytest.mark.parametrize(
     "make",
     [
-        lambda disk: ours.Batches(disk, 4096, 32),
+        lambda disk: ours.Slots(disk, 4096, 32),
         lambda disk: ours.OneByOne(disk, 4096),
     ],
-    ids=["batches", "one_by_one"],
+    ids=["slots", "one_by_one"],
 )
 def test_what_is_read_is_compared_with_the_pattern(
-    image: Path, make: Callable[[vioblk.BlockDevice], ours.Batches | ours.OneByOne]
+    image: Path, make: Callable[[vioblk.BlockDevice], ours.Slots | ours.OneByOne]
 ) -> None:
-    with closing(make(ours.open_deep(f"file:{image}", 32))) as reads:
+    with closing(make(ours.open_direct(f"file:{image}", 32))) as reads:
         reads.verify(64)
         wrong = reads.offsets[5]
         reads.disk.write(wrong + 512, bytes(512))
@@ -147,22 +146,15 @@ def test_what_is_read_is_compared_with_the_pattern(
 
 
 @pytest.mark.parametrize(("depth", "block"), [(32, 4096), (4, 1 << 20)])
-def test_the_queue_holds_as_many_requests_as_the_case_says(
+def test_as_many_requests_are_in_flight_as_the_case_says(
     image: Path, depth: int, block: int
 ) -> None:
-    with closing(ours.Batches(ours.open_deep(f"file:{image}", depth), block, depth)) as batches:
-        disk = batches.disk
-        assert disk.submit_many(batches.batches[0]) == depth
-        completions = bytearray(depth * COMPLETION_RECORD.size)
-        reaped = 0
-        while reaped < depth:
-            assert disk.wait()
-            reaped += disk.reap_many(completions)
-
-
-def test_a_depth_that_no_ring_has_is_refused() -> None:
-    with pytest.raises(ValueError, match="ring_size"):
-        ours.open_deep("mem:1M", 1)
+    with closing(ours.Slots(ours.open_direct(f"file:{image}", depth), block, depth)) as slots:
+        assert slots.pool.way == "direct"
+        assert slots.pool.count == depth
+        assert slots.work(1000) > 0
+        assert slots.pool.in_flight == 0
+        slots.verify(4)
 
 
 def test_one_node_is_served_to_several_clients_and_by_nbd(tmp_path: Path, image: Path) -> None:
@@ -171,10 +163,10 @@ def test_one_node_is_served_to_several_clients_and_by_nbd(tmp_path: Path, image:
         assert (directory / daemon.NBD_SOCKET).is_socket()
         for number in range(2):
             address = f"vhost-user:{daemon.socket(directory, number)}"
-            with closing(ours.Batches(ours.open_deep(address, 32), 4096, 32)) as batches:
-                batches.verify(64)
-                assert batches.polling(number == 1)(batches.granule) > 0
-                assert batches.disk.info.queues[0].polling is (number == 1)
+            with closing(ours.Slots(ours.open_direct(address, 32), 4096, 32)) as slots:
+                slots.verify(64)
+                assert slots.polling(number == 1)(1000) > 0
+                assert slots.disk.info.queues[0].polling is (number == 1)
 
 
 def test_reads_of_the_file_itself_are_compared_with_the_pattern(image: Path) -> None:
@@ -190,7 +182,7 @@ def test_threads_that_are_started_while_this_one_is_bound_are_bound_as_well() ->
     one = {min(allowed)}
     with processors.bound_to(one):
         before = processors.threads()
-        disk = ours.open_deep("mem:1M", 32)
+        disk = ours.open_direct("mem:1M", 32)
         started = processors.threads() - before
         assert started
         assert all(os.sched_getaffinity(thread) == one for thread in started)
