@@ -367,7 +367,7 @@ def test_leaving_by_an_exception_keeps_that_exception(open_disk: OpenDisk) -> No
     disk = open_disk("mem:1M", timeout_s=SHORT_S)
     software(disk).inject("silence", count=2)
     with (
-        pytest.raises(vioblk.RequestTimeoutError, match=r"after 0\.2 s: timed out") as raised,
+        pytest.raises(vioblk.RequestTimeoutError, match=r"after 0\.05 s: timed out") as raised,
         disk,
     ):
         disk.read(0, 512)

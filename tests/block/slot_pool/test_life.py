@@ -326,6 +326,7 @@ def test_a_thread_that_waits_is_told_that_the_queue_was_given_up(bench: DeviceBe
     assert results == [True, "over"]
 
 
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_pool_is_of_no_use_in_a_child(bench: DeviceBench) -> None:
     pool = make_pool(bench, 2)
     submit(pool, [(0, 0)])
