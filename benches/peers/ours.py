@@ -13,7 +13,7 @@ from benches.peers.processors import threads
 from vioblk.block.request import SECTOR_BYTES
 
 GATHERED: Final = 8
-"""One in so many slots is waited for before they go off again together: 4 of 32, the fastest for us;
+"""One in so many slots is waited for before they go off again together: 4 of 32, our fastest;
 `blkio` is fastest without (its `min`)."""
 OFFSETS: Final = 1 << 14
 """How many are drawn beforehand."""
