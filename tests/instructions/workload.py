@@ -9,6 +9,7 @@ each run executes the same. The device's own share is counted too, to be taken o
 import gc
 import json
 import os
+from array import array
 from collections.abc import Callable
 from typing import Final, TypeAlias
 
@@ -86,6 +87,31 @@ def submit_and_reap(name: str, count: int, *, packed: bool = False) -> None:
         rounds(case)
 
 
+def slots(name: str, *, packed: bool = False) -> None:
+    """Batches by a slot pool."""
+    with (
+        open_in_turns(packed=packed, transport_class=SoftwareTransport) as disk,
+        disk.slot_pool(BATCH, SECTOR_BYTES) as pool,
+    ):
+        device = software(disk)
+        numbers = array("I", range(BATCH))
+        offsets = array("Q", range(0, BATCH * SECTOR_BYTES, SECTOR_BYTES))
+        back, statuses = array("I", bytes(4 * BATCH)), bytearray(BATCH)
+
+        def case(mark: Mark) -> None:
+            mark(BETWEEN)
+            submitted = pool.submit(numbers, offsets)
+            mark(f"{name}: submit")
+            device.serve()
+            mark(f"{name}: device")
+            reaped = pool.reap(back, statuses)
+            mark(f"{name}: reap")
+            assert submitted == reaped == BATCH
+
+        rounds(case)
+        assert not any(statuses)
+
+
 def whole_call(name: str, call: Callable[[], object]) -> None:
     """A call that the device answers while it lasts."""
 
@@ -120,6 +146,8 @@ def main() -> None:
     rounds(nothing)
     submit_and_reap("general", BATCH)
     submit_and_reap("packed", BATCH, packed=True)
+    slots("slots")
+    slots("packed slots", packed=True)
     submit_and_reap("single", 1)
     whole_calls()
     print(json.dumps(marks))
