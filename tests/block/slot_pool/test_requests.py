@@ -138,6 +138,20 @@ def test_where_slots_have_no_descriptors_as_many_are_accepted_as_there_is_room_f
     assert submit(pool, everything[room:]) == min(room, 12 - room), "what found none stayed free"
 
 
+def test_other_requests_leave_slots_the_descriptors_that_are_theirs(
+    bench: DeviceBench, kind: Kind
+) -> None:
+    pool = make_pool(bench, 8)
+    depth = bench.queue.depth
+    general = bench.queue.submit_many(b"".join(bench.record(token=n) for n in range(40)))
+    assert general == depth
+    slots_sent = submit(pool, [(slot, slot) for slot in range(8)])
+    assert slots_sent == (8 if kind.reserves else 0)
+    assert bench.device.serve() == general + slots_sent
+    assert len(bench.reap()) == general
+    assert reap(pool) == dict.fromkeys(range(slots_sent), 0)
+
+
 def test_every_way_shares_the_ring_with_general_requests_and_other_pools(
     bench: DeviceBench,
 ) -> None:
