@@ -1,6 +1,7 @@
 """Batches by hand, resets, time-outs and closing."""
 
 import threading
+from array import array
 
 import pytest
 
@@ -12,6 +13,7 @@ from vioblk.block.request import (
     REQUEST_RECORD,
     RequestType,
 )
+from vioblk.block.slot_pool import SlotPool
 
 SECTOR = 512
 
@@ -38,6 +40,31 @@ def test_submit_wait_reap(disk: BlockDevice) -> None:
         assert disk.submit_many(read_records(disk, region.handle, 8)) == 8
         assert sorted(reap(disk, 8)) == list(range(1000, 1008))
         assert disk.device.in_flight == 0
+
+
+def test_slots_of_pools_are_written_and_read(disk: BlockDevice) -> None:
+    slots, offsets = array("I", range(8)), array("Q", [(n * 5 + 3) * SECTOR for n in range(8)])
+    content = [bytes([n + 1]) * SECTOR for n in range(8)]
+    with disk.slot_pool(8, SECTOR, write=True) as writes:
+        with memoryview(writes.buffer) as view:
+            view[:] = b"".join(content)
+        carry_out(writes, slots, offsets)
+    assert [disk.read(offset, SECTOR) for offset in offsets] == content
+    with disk.slot_pool(8, SECTOR) as reads:
+        carry_out(reads, slots[::-1], offsets)
+        with memoryview(reads.buffer) as view:
+            assert bytes(view) == b"".join(content[::-1])
+
+
+def carry_out(pool: SlotPool, slots: "array[int]", offsets: "array[int]") -> None:
+    """All of these requests, as many at a time as there is room for."""
+    submitted, done = 0, list[int]()
+    while len(done) < len(slots):
+        submitted += pool.submit(slots[submitted:], offsets[submitted:])
+        assert pool.wait(30), "the device did not answer"
+        back = array("I", slots)
+        done += back[: pool.reap(back)]
+    assert sorted(done) == sorted(slots)
 
 
 def test_a_region_in_flight_or_exported_cannot_be_closed(disk: BlockDevice) -> None:
