@@ -179,8 +179,12 @@ def _chains(reports: Reports) -> str:
         for way, label in ways.items()
         if way.endswith("chains")
     ]
-    lengths = [f"{row['shape']['descriptors']} descriptors" for row in found]
+    lengths = [_descriptors(row["shape"]["descriptors"]) for row in found]
     return _table(("ns per request", *lengths), rows)
+
+
+def _descriptors(count: int) -> str:
+    return f"{count} descriptor{'s' if count != 1 else ''}"
 
 
 def _formats(reports: Reports) -> str:
