@@ -138,8 +138,10 @@ class BlockDevice:
         transfers = self._transfers
         if transfers.direct is not None:
             sent = transfers.direct.read(offset, buffer, transfers.timeout_s)
+            if isinstance(sent, int):
+                return sent
             if sent is not None:
-                return transfers.settle(RequestType.IN, offset, sent)
+                return transfers.settle(RequestType.IN, offset, *sent)
         with memoryview(buffer) as whole, whole.cast("B") as view, self._gate:
             if view.readonly:
                 raise TypeError("readinto() needs a writable buffer; this one is read-only")
@@ -157,8 +159,10 @@ class BlockDevice:
         transfers = self._transfers
         if transfers.direct is not None:
             sent = transfers.direct.write(offset, data, transfers.timeout_s)
+            if isinstance(sent, int):
+                return sent
             if sent is not None:
-                return transfers.settle(RequestType.OUT, offset, sent)
+                return transfers.settle(RequestType.OUT, offset, *sent)
         with memoryview(data) as whole, whole.cast("B") as view, self._gate:
             check_writable("write", read_only=self._driver.features.read_only)
             check_range("write", index(offset), len(view), self._capacity())

@@ -154,13 +154,15 @@ class Transfers:
         return RequestTimeoutError(f"{timed_out}; {shown}" if shown else timed_out)
 
     def settle(
-        self, kind: RequestType, offset: int, sent: int | tuple[BlockQueue, int, int | Exception]
+        self,
+        kind: RequestType,
+        offset: int,
+        queue: BlockQueue,
+        length: int,
+        outcome: int | Exception,
     ) -> int:
-        """What `direct` returned of a transfer that it sent: its length in bytes, or the exception
+        """What came of a transfer that `direct` has sent and that did not end well: the exception
         that `run` would raise."""
-        if isinstance(sent, int):
-            return sent
-        queue, length, outcome = sent
         if isinstance(outcome, int):
             record = REQUEST_RECORD.pack(kind, 0, offset // SECTOR_BYTES, 0, length, 0, 0)
             check_statuses(bytearray(record), bytearray([outcome]), self._explain_failure)

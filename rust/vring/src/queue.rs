@@ -37,11 +37,17 @@ pub const TICK: Duration = Duration::from_millis(100);
 
 /// Rounds of doing nothing between two looks, when others may have the lock.
 const LOOK_PAUSE: usize = 32;
+/// The same in a spin before a sleep.
+const SPIN_PAUSE: usize = 8;
 /// The same where a single completion is looked for, which is to be found at once.
 const SHORT_PAUSE: usize = 4;
 
 /// What waits for room is submitted when one part in so many of what is in flight has come back.
 const REFILL_PART: u16 = 4;
+
+/// A spin looks for no more completions than this: so many come in time from a device that is worth
+/// to be looked at, and a batch of them costs both sides less than one by one.
+const SPIN_MOST: u16 = 8;
 
 /// Of a pool whose queue was reset, and goes on.
 const POOL_LOST: &str = "the queue was reset, and the slot pool is lost; make a new one";
@@ -533,7 +539,7 @@ impl<R: Ring> BlockQueue<R> {
         let mut state = self.lock();
         // What woke the caller is taken out: else the descriptor would stay readable, and an
         // event loop that watches it would spin.
-        let ready = self.watch.wait(Duration::ZERO).map(Iterator::collect);
+        let ready = self.watch.wait(Duration::ZERO);
         Self::note(&mut state, ready);
         self.handed_over.drain();
         state.check()?;
@@ -567,9 +573,6 @@ impl<R: Ring> BlockQueue<R> {
             state.sleepers -= 1;
             return !outcome.timed_out();
         }
-        if state.polling {
-            return self.poll_turn(state, wait);
-        }
         let spin = state.spin.budget();
         if !spin.is_zero() {
             state.waiter = true;
@@ -579,13 +582,16 @@ impl<R: Ring> BlockQueue<R> {
             self.wake_sleepers(&state);
             return true;
         }
+        if state.polling {
+            return self.poll_turn(state, wait);
+        }
         if state.slots.ring_mut().arm_ahead(lacks) != Ok(false) {
             Self::disarm(&mut state);
             return true;
         }
         (state.waiter, state.far) = (true, lacks > 1);
         drop(state);
-        let ready = self.poller.wait(wait).map(Iterator::collect);
+        let ready = self.poller.wait(wait);
         let mut state = self.lock();
         (state.waiter, state.far) = (false, false);
         Self::disarm(&mut state);
@@ -605,7 +611,7 @@ impl<R: Ring> BlockQueue<R> {
             Step::Look(look) => (self.look(look.min(wait)), true),
             Step::Nap(nap) => {
                 let (nap, start) = (nap.min(wait), Instant::now());
-                let ready = self.poller.wait(nap).map(Iterator::collect);
+                let ready = self.poller.wait(nap);
                 let whole = start.elapsed() >= nap;
                 let mut state = self.lock();
                 let came = Self::note(&mut state, ready);
@@ -618,10 +624,11 @@ impl<R: Ring> BlockQueue<R> {
         came
     }
 
-    /// Look until so many chains were used, but not for longer than `spin`, and note whether that
-    /// paid; locked again.
+    /// Look until so many chains were used (or [`SPIN_MOST`]), but not for longer than `spin`, and
+    /// note whether that paid; locked again.
     fn look_again(&self, start: Instant, spin: Duration, lacks: u16) -> MutexGuard<'_, State<R>> {
-        let pause = if lacks > 1 { LOOK_PAUSE } else { SHORT_PAUSE };
+        let lacks = lacks.min(SPIN_MOST);
+        let pause = if lacks > 1 { SPIN_PAUSE } else { SHORT_PAUSE };
         loop {
             for _ in 0..pause {
                 std::hint::spin_loop();
@@ -662,13 +669,17 @@ impl<R: Ring> BlockQueue<R> {
     }
 
     /// Note what epoll found; whether it found anything.
-    fn note(state: &mut State<R>, ready: io::Result<Vec<Ready>>) -> bool {
+    fn note(state: &mut State<R>, ready: io::Result<impl Iterator<Item = Ready>>) -> bool {
         match ready {
             Ok(ready) => {
-                if ready.iter().any(|ready| ready.token == HANG_UP) {
-                    state.give_up("the device hung up; close the disk and open it again");
+                let mut found = false;
+                for ready in ready {
+                    found = true;
+                    if ready.token == HANG_UP {
+                        state.give_up("the device hung up; close the disk and open it again");
+                    }
                 }
-                !ready.is_empty()
+                found
             }
             Err(error) => {
                 state.give_up(format!("waiting for the device failed: {error}"));

@@ -44,7 +44,7 @@ pub(crate) struct State<R: Ring> {
     pub(crate) polling: bool,
     /// For a queue that polls.
     pub(crate) pace: Pace,
-    /// For one that does not.
+    /// For what comes first, in either case.
     pub(crate) spin: Spin,
     /// The waiter in epoll asked for an interrupt further ahead than the next completion.
     pub(crate) far: bool,
