@@ -29,7 +29,7 @@ BATCH: Final = 64
 READ_BYTES: Final = 512
 PLACES: Final = 4096
 """Blocks of the disk that are read, spread over all of it."""
-FULL: Final = Plan(pairs=7, side_s=0.2, repeats=3)
+FULL: Final = Plan(pairs=5, side_s=0.2, repeats=3)
 QUICK: Final = Plan(pairs=3, side_s=0.02, repeats=0, quick=True)
 FLAT: Final = 1.25
 """How many times the least the most may be, for a series to be called flat."""
@@ -213,8 +213,7 @@ SERIES: Final = (
         "depth",
         "requests in flight, all submitted by one call and reaped by another",
         "driver's share",
-        "the two calls and their clock are shared by fewer requests at small depths; at large "
-        "ones ring and slots outgrow the nearest caches",
+        "the two calls, and the clock around them, are shared by fewer requests at small depths",
         _depths,
     ),
     Series("queues", "queues, used in turn", "driver's share", "", _queues),

@@ -9,8 +9,9 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from benches import refuse_debug, report
 from benches.measure import Plan
@@ -19,6 +20,9 @@ from benches.peers.cases import CASES, Case, MemoryCase
 from benches.peers.children import PeerFailed
 from benches.peers.processors import TooFewProcessors
 from tests.interop.storage_daemon import MissingTool
+
+REPEATS: Final = 3
+"""Rounds of a case that are measured again for being disturbed. Each has up to six sides."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,6 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if why is not None:
         parser.error(why)
     plan = Plan.from_environment()
+    plan = replace(plan, repeats=min(plan.repeats, REPEATS))
     print("vioblk beside its peers: ratio as median (quartiles); requests/s as medians", flush=True)
     results: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="vioblk-peers-") as place:
