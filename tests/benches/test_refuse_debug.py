@@ -30,7 +30,7 @@ def test_each_program_refuses_a_debug_build(module: str, tmp_path: Path) -> None
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
         check=False,
     )
     assert result.returncode == 1
@@ -46,7 +46,7 @@ def test_pytest_refuses_to_measure_a_debug_build(tmp_path: Path) -> None:
         env={**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
         check=False,
     )
     assert result.returncode == pytest.ExitCode.USAGE_ERROR
