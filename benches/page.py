@@ -1,7 +1,7 @@
 """Write the figures and plots of docs/BENCHMARKS.md anew: `python -m benches.page [RUN]`.
 
-All of them are of one run (the last, if none is named), so of one commit. On the page they stand
-between markers, and nothing else of it is touched. The plots go to docs/benchmarks.
+All of them are of one run, so of one commit: that of the last summary, if none is named. On the
+page they stand between markers, and nothing else of it is touched. The plots go to docs/benchmarks.
 """
 
 import json
@@ -34,6 +34,14 @@ def read_run(directory: Path) -> dict[str, Any]:
         **{each["report"]: each for each in reports},
         "summary": summary.assemble(reports, directory.name),
     }
+
+
+def _summed_run() -> Path:
+    """The run that summary.json is of; without one, the last."""
+    place = report.OUT / "summary.json"
+    if not place.exists():
+        return report.latest_run()
+    return report.OUT / str(json.loads(place.read_text())["run"])
 
 
 def rewrite(page: str, reports: Reports) -> str:
@@ -357,7 +365,7 @@ BLOCKS: Final[Mapping[str, tuple[str, Callable[[Reports], str]]]] = {
 
 
 def main(arguments: list[str]) -> int:
-    directory = report.OUT / arguments[0] if arguments else report.latest_run()
+    directory = report.OUT / arguments[0] if arguments else _summed_run()
     try:
         reports = read_run(directory)
     except ValueError as error:

@@ -187,6 +187,15 @@ def test_the_page_and_its_pictures_are_written_by_one_command(out: Path) -> None
     assert {path.stem for path in (out / "pictures").iterdir()} == set(PLOTS)
 
 
+def test_the_run_of_the_last_summary_is_taken_and_not_a_later_part_of_one(out: Path) -> None:
+    for each in reports():
+        (out / "20260102T000000Z" / f"{each['report']}.json").write_text(json.dumps(each))
+    (out / "20260103T000000Z").mkdir()
+    (out / "summary.json").write_text(json.dumps({"run": "20260102T000000Z"}))
+    assert page.main([]) == 0
+    assert "of commit abc, a release build" in (out / "page.md").read_text()
+
+
 @pytest.mark.parametrize(
     ("change", "wanted"), [({"commit": "def"}, "2 commits"), ({"quick": True}, "quick look")]
 )
