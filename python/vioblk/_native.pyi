@@ -95,7 +95,9 @@ class Region:
     def exports(self) -> int: ...
     @property
     def in_flight(self) -> int:
-        """Chains or requests that the device may be using this region for."""
+        """Uses that a device may be making of this region: not 0 while requests or chains use it
+        (a queue counts once for all of its requests).
+        """
     @property
     def closed(self) -> bool: ...
     def close(self) -> None:

@@ -150,11 +150,22 @@ pub(crate) fn of_queue(py: Python<'_>, error: QueueError) -> PyErr {
     errors::named(py, name, text)
 }
 
-fn decode(py: Python<'_>, requests: &Bound<'_, PyAny>) -> PyResult<Vec<Request>> {
-    // Copied once, under the interpreter's lock, so that what is checked is what is sent.
-    let bytes = RecordBuffer::get(requests, Request::BYTES, "request records")?.copy(py);
-    let (records, _) = bytes.as_chunks::<{ Request::BYTES }>();
-    Ok(records.iter().map(Request::decode).collect())
+/// Request records, which are read once each, under the interpreter's lock: what is checked is what
+/// is sent.
+struct Records(RecordBuffer);
+
+impl Records {
+    fn get(requests: &Bound<'_, PyAny>) -> PyResult<Self> {
+        RecordBuffer::get(requests, Request::BYTES, "request records").map(Self)
+    }
+
+    fn count(&self) -> usize {
+        self.0.count()
+    }
+
+    fn requests(&self, py: Python<'_>) -> impl ExactSizeIterator<Item = Request> {
+        self.0.records(py).map(|record| Request::decode(&record))
+    }
 }
 
 pub(crate) fn deadline_of(timeout_s: Option<f64>) -> PyResult<Option<Instant>> {
@@ -262,10 +273,10 @@ fn wait<R: Ring + Send>(
 fn run_to_end<R: Ring + Send>(
     py: Python<'_>,
     queue: &vring::BlockQueue<R>,
-    requests: Vec<Request>,
+    requests: &Records,
     deadline: Option<Instant>,
 ) -> PyResult<(Vec<u8>, PyResult<()>)> {
-    let execution = queue.begin(requests).map_err(|error| of_queue(py, error))?;
+    let execution = queue.begin(requests.requests(py)).map_err(|error| of_queue(py, error))?;
     Ok(match run(py, queue, &execution, deadline) {
         Ok(statuses) => (statuses, Ok(())),
         Err(error) => (queue.end(execution), Err(error.into_py(py))),
@@ -406,17 +417,18 @@ impl BlockQueue {
     #[pyo3(signature = (requests, /))]
     fn submit_many(&self, py: Python<'_>, requests: &Bound<'_, PyAny>) -> PyResult<usize> {
         let queue = self.here(py)?;
-        let requests = decode(py, requests)?;
-        either!(queue, queue => queue.submit_many(&requests)).map_err(|error| of_queue(py, error))
+        let requests = Records::get(requests)?;
+        either!(queue, queue => queue.submit_many(requests.requests(py)))
+            .map_err(|error| of_queue(py, error))
     }
 
     #[pyo3(signature = (out, /))]
     fn reap_many(&self, py: Python<'_>, out: &Bound<'_, PyAny>) -> PyResult<usize> {
         let queue = self.here(py)?;
         let buffer = RecordBuffer::get_writable(out, Completion::BYTES, "completion records")?;
-        let mut index = 0;
+        let (mut index, mut write) = (0, buffer.writer(py));
         let each = |completion: Completion| {
-            buffer.write(py, index, &completion.encode());
+            write(index, &completion.encode());
             index += 1;
         };
         let reaped = either!(queue, queue => queue.reap_many(buffer.count(), each));
@@ -433,19 +445,19 @@ impl BlockQueue {
     ) -> PyResult<()> {
         let queue = self.here(py)?;
         let deadline = deadline_of(timeout_s)?;
-        let requests = decode(py, requests)?;
+        let requests = Records::get(requests)?;
         let buffer = RecordBuffer::get_writable(statuses, 1, "statuses")?;
-        if buffer.count() != requests.len() {
+        if buffer.count() != requests.count() {
             return Err(PyValueError::new_err(format!(
                 "{} requests need as many status bytes, not {}",
-                requests.len(),
+                requests.count(),
                 buffer.count(),
             )));
         }
         // Whatever comes, an old byte must not pass for a status.
-        buffer.write_all(py, &vec![vring::STATUS_PENDING; requests.len()]);
+        buffer.write_all(py, &vec![vring::STATUS_PENDING; requests.count()]);
         let (statuses, outcome) =
-            either!(queue, queue => run_to_end(py, queue, requests, deadline))?;
+            either!(queue, queue => run_to_end(py, queue, &requests, deadline))?;
         if !buffer.write_all(py, &statuses) {
             // The exporter keeps its buffer as it is while we hold it, so this is a mistake of
             // ours; a caller must not take old bytes for statuses.

@@ -51,32 +51,38 @@ impl RecordBuffer {
         self.buffer.len_bytes() / self.record_bytes
     }
 
-    /// A copy of all bytes, made under the interpreter's lock.
-    pub(crate) fn copy(&self, _py: Python<'_>) -> Vec<u8> {
-        let length = self.buffer.len_bytes();
-        let mut bytes = vec![0; length];
-        if length > 0 {
-            // SAFETY: the exporter keeps `length` contiguous bytes (checked in `get`) at this
-            // address as long as the buffer is held. It may be DMA memory, which Rust threads
-            // access through the same atomic copies alone; what Python and C do to it meanwhile
-            // is outside the language.
-            unsafe { shm::copy::read(self.buffer.buf_ptr().cast(), &mut bytes) };
-        }
-        bytes
+    /// The records, each copied once, when it is taken: under the interpreter's lock.
+    pub(crate) fn records<const BYTES: usize>(
+        &self,
+        _py: Python<'_>,
+    ) -> impl ExactSizeIterator<Item = [u8; BYTES]> {
+        let first = self.buffer.buf_ptr().cast::<u8>().cast_const();
+        (0..self.buffer.len_bytes() / BYTES).map(move |index| {
+            let mut record = [0; BYTES];
+            // SAFETY: the exporter keeps `len_bytes` contiguous bytes (checked in `get`) at this
+            // address as long as the buffer is held, and these are inside. It may be DMA memory,
+            // which Rust threads access through the same atomic copies alone; what Python and C do
+            // to it meanwhile is outside the language.
+            unsafe { shm::copy::read(first.add(index * BYTES), &mut record) };
+            record
+        })
     }
 
-    /// Overwrite the record `index`; false if there is no such record.
-    pub(crate) fn write(&self, _py: Python<'_>, index: usize, record: &[u8]) -> bool {
-        if self.buffer.readonly() || index >= self.count() || record.len() != self.record_bytes {
-            return false;
+    /// What overwrites the records, one at a time: false if there is none of that index.
+    pub(crate) fn writer<const BYTES: usize>(
+        &self,
+        _py: Python<'_>,
+    ) -> impl FnMut(usize, &[u8; BYTES]) -> bool {
+        let first = self.buffer.buf_ptr().cast::<u8>();
+        let count = if self.buffer.readonly() { 0 } else { self.buffer.len_bytes() / BYTES };
+        move |index, record| {
+            if index < count {
+                // SAFETY: as in `records`: the bytes are inside, and writable; and `record` is
+                // private memory, so the two do not overlap.
+                unsafe { shm::copy::write(first.add(index * BYTES), record) };
+            }
+            index < count
         }
-        // SAFETY: as in `copy`: the bytes are inside (index < count), writable (just checked),
-        // and `record` is private memory, so the two do not overlap.
-        unsafe {
-            let to = self.buffer.buf_ptr().cast::<u8>().add(index * self.record_bytes);
-            shm::copy::write(to, record);
-        }
-        true
     }
 
     /// Overwrite all of it; false unless the length is the same.
@@ -85,7 +91,7 @@ impl RecordBuffer {
             return false;
         }
         if !bytes.is_empty() {
-            // SAFETY: as in `write`, with all of the bytes.
+            // SAFETY: as in `writer`, with all of the bytes.
             unsafe { shm::copy::write(self.buffer.buf_ptr().cast(), bytes) };
         }
         true

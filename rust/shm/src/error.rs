@@ -42,7 +42,7 @@ pub enum SpaceError {
     InUse {
         /// Buffers exported from it.
         exports: u32,
-        /// Chains or requests that the device may be using it for.
+        /// Queues with requests in flight that use it, and chains.
         in_flight: u32,
     },
     /// The region has been closed, or there never was one with this handle.
@@ -67,7 +67,7 @@ impl fmt::Display for SpaceError {
             ),
             Self::InUse { exports, in_flight } => write!(
                 f,
-                "the region is in use: {exports} exported buffers, {in_flight} requests in flight"
+                "the region is in use: {exports} exported buffers, {in_flight} uses in flight"
             ),
             Self::Closed => f.write_str("the region is closed"),
             Self::Claimed => f.write_str(

@@ -3,15 +3,15 @@
 
 use std::ptr::NonNull;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
 
-use crate::copy;
 use crate::error::OutOfBounds;
-use crate::memory::Memory;
+use crate::memory::{AtomicCells, Memory};
 
 /// Bytes of a frame: a cache line, so that two frames in use do not slow each other.
 pub const FRAME_BYTES: usize = 64;
 
-/// An array of frames: payload, which is copied ([`crate::copy`]) field by field.
+/// An array of frames, whose fields are relaxed atomics.
 #[derive(Debug)]
 pub struct Frames {
     first: NonNull<u8>,
@@ -21,7 +21,7 @@ pub struct Frames {
 
 // SAFETY: a pointer to bytes that `_memory` keeps mapped.
 unsafe impl Send for Frames {}
-// SAFETY: as above; they are accessed by `copy` alone.
+// SAFETY: as above; all access is atomic.
 unsafe impl Sync for Frames {}
 
 impl Frames {
@@ -30,7 +30,8 @@ impl Frames {
         offset: usize,
         count: usize,
     ) -> Result<Self, OutOfBounds> {
-        let first = memory.bytes_at(offset, count.saturating_mul(FRAME_BYTES))?;
+        let length = count.saturating_mul(FRAME_BYTES);
+        let first = memory.at(offset, length, align_of::<AtomicU64>())?;
         Ok(Self { first, count, _memory: Arc::clone(memory) })
     }
 
@@ -39,39 +40,37 @@ impl Frames {
         self.count
     }
 
-    /// The address of the `LENGTH` bytes at offset `AT` of a frame.
+    /// The field at offset `AT` of a frame, which is always accessed in this width.
     #[inline(always)]
-    fn field<const AT: usize, const LENGTH: usize>(&self, index: usize) -> *mut u8 {
-        const { assert!(AT + LENGTH <= FRAME_BYTES) };
+    fn field<const AT: usize, T: AtomicCells>(&self, index: usize) -> &T {
+        const { assert!(AT + size_of::<T>() <= FRAME_BYTES && AT.is_multiple_of(align_of::<T>())) };
         // Slots are checked where they come from, so this can only fire for a mistake of ours.
         assert!(index < self.count, "frame {index} of {}", self.count);
-        // SAFETY: index < count, and AT is inside a frame: the place is in the array that `new` has
-        // checked to be in the mapping.
-        unsafe { self.first.add(index * FRAME_BYTES + AT) }.as_ptr()
+        // SAFETY: index < count, and AT is inside a frame: the field is in the array that `new` has
+        // checked to be in the mapping, which `_memory` keeps. It is aligned, as mapping, array and
+        // AT are, and an atomic is valid for every bit pattern. Rust code of this process accesses
+        // it as this atomic, or by `copy` (assembly, whose bytes are indivisible) when it is the
+        // device; what Python, C and other processes do is outside the language, and can make a
+        // value wrong, but no reference to plain data exists that it could invalidate.
+        unsafe { self.first.add(index * FRAME_BYTES + AT).cast().as_ref() }
     }
 
     /// Write the eight bytes at offset `AT` of a frame, little-endian.
     #[inline(always)]
     pub fn write_long<const AT: usize>(&self, index: usize, value: u64) {
-        // SAFETY: `field` vouches for 8 bytes of a mapping, which `_memory` keeps, that is writable
-        // and in which Rust code of this process accesses payload by such copies alone.
-        unsafe { copy::write(self.field::<AT, 8>(index), &value.to_le_bytes()) };
+        self.field::<AT, AtomicU64>(index).store(value.to_le(), Relaxed);
     }
 
     /// Write the byte at offset `AT` of a frame.
     #[inline(always)]
     pub fn write_byte<const AT: usize>(&self, index: usize, value: u8) {
-        // SAFETY: as in `write_long`, for one byte.
-        unsafe { copy::write(self.field::<AT, 1>(index), &[value]) };
+        self.field::<AT, AtomicU8>(index).store(value, Relaxed);
     }
 
     /// Read the byte at offset `AT` of a frame, once.
     #[inline(always)]
     pub fn read_byte<const AT: usize>(&self, index: usize) -> u8 {
-        let mut byte = [0];
-        // SAFETY: as in `write_byte`.
-        unsafe { copy::read(self.field::<AT, 1>(index), &mut byte) };
-        byte[0]
+        self.field::<AT, AtomicU8>(index).load(Relaxed)
     }
 }
 
@@ -91,7 +90,6 @@ mod tests {
         frames.write_long::<8>(1, 0x0807_0605_0403_0201);
         frames.write_byte::<32>(2, 0xff);
         assert_eq!(frames.read_byte::<32>(2), 0xff);
-        assert_eq!(frames.read_byte::<8>(1), 1);
         let mut bytes = [0; 4 * FRAME_BYTES];
         assert!(region.span().read_bytes(0, &mut bytes).is_ok());
         let set: Vec<_> = (0..bytes.len()).filter(|&at| bytes[at] != 0).collect();

@@ -40,6 +40,13 @@ pub(crate) struct Handles<T> {
     mask: u32,
 }
 
+/// The slot that a handle without its mask is about. Of the handles that name something at a time
+/// no two have the same one.
+#[inline(always)]
+pub(crate) fn slot_of(number: u32) -> usize {
+    (number & (SLOTS_MAX - 1)) as usize
+}
+
 impl<T> Default for Handles<T> {
     fn default() -> Self {
         let mask = TABLES.fetch_add(1, Relaxed).wrapping_mul(MASK_STEP);
@@ -64,6 +71,11 @@ impl<T> Handles<T> {
         Some(Reserved { handle: slot ^ self.mask, slot })
     }
 
+    /// What is laid over every handle of this table.
+    pub(crate) fn mask(&self) -> u32 {
+        self.mask
+    }
+
     /// Say what a reserved handle names.
     pub(crate) fn name(&mut self, reserved: Reserved, entry: Weak<T>) {
         if let Some(slot) = self.slots.get_mut(reserved.slot as usize) {
@@ -74,7 +86,7 @@ impl<T> Handles<T> {
     /// What `handle` names, if that still lives.
     pub(crate) fn get(&self, handle: u32) -> Option<Arc<T>> {
         let number = handle ^ self.mask;
-        let slot = self.slots.get((number & (SLOTS_MAX - 1)) as usize)?;
+        let slot = self.slots.get(slot_of(number))?;
         (slot.generation == number >> INDEX_BITS).then(|| slot.entry.upgrade())?
     }
 

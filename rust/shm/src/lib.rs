@@ -52,5 +52,5 @@ pub use poller::{Poller, Ready, Watch};
 pub use record::{
     AvailableElement, Descriptor, PackedBody, PackedDescriptor, PackedUsed, UsedElement,
 };
-pub use space::{Claim, DmaSpace, Mapping, Pin, Region, RegionCache, Segment};
+pub use space::{Claim, DmaSpace, Held, HeldRegions, Mapping, Pin, Region, Segment};
 pub use span::Span;

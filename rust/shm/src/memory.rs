@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64};
+use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64};
 
 use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::mm::{Advice, MapFlags, ProtFlags};
@@ -112,7 +112,12 @@ impl Memory {
     /// A pointer to `length` bytes at `offset`, aligned to `align`, if they are inside. In a child
     /// of `fork()` nothing is: the mapping does not exist there.
     #[inline(always)]
-    fn at(&self, offset: usize, length: usize, align: usize) -> Result<NonNull<u8>, OutOfBounds> {
+    pub(crate) fn at(
+        &self,
+        offset: usize,
+        length: usize,
+        align: usize,
+    ) -> Result<NonNull<u8>, OutOfBounds> {
         let available = if self.owner.is_here() { self.length } else { 0 };
         let fits = offset.checked_add(length).is_some_and(|end| end <= available);
         if !fits || !offset.is_multiple_of(align) {
@@ -121,15 +126,6 @@ impl Memory {
         // SAFETY: offset <= length of the mapping, checked above, so the result is inside it (or
         // one past its end, for an empty access).
         Ok(unsafe { self.base.add(offset) })
-    }
-
-    /// A pointer to `length` bytes at `offset`, if they are inside.
-    pub(crate) fn bytes_at(
-        &self,
-        offset: usize,
-        length: usize,
-    ) -> Result<NonNull<u8>, OutOfBounds> {
-        self.at(offset, length, 1)
     }
 
     /// Copy bytes out. What is written meanwhile may come out torn between any two bytes.
@@ -187,39 +183,39 @@ pub trait Record: Copy + 'static {
     fn store(self, cells: &Self::Cells);
 }
 
-/// A [`Descriptor`] in shared memory.
+/// A [`Descriptor`] in shared memory. The smaller fields are one word: they are written and read
+/// together.
 #[repr(C)]
 pub struct DescriptorCells {
     addr: AtomicU64,
-    len: AtomicU32,
-    flags: AtomicU16,
-    next: AtomicU16,
+    rest: AtomicU64,
 }
-// SAFETY: repr(C) over atomics of 8, 4, 2 and 2 bytes: 16 bytes, no padding.
+// SAFETY: repr(C) over two atomics of 8 bytes: 16 bytes, no padding.
 unsafe impl AtomicCells for DescriptorCells {}
 
 impl Record for Descriptor {
     type Cells = DescriptorCells;
     #[inline(always)]
     fn load(cells: &DescriptorCells) -> Self {
-        Self {
-            addr: u64::from_le(cells.addr.load(Relaxed)),
-            len: u32::from_le(cells.len.load(Relaxed)),
-            flags: u16::from_le(cells.flags.load(Relaxed)),
-            next: u16::from_le(cells.next.load(Relaxed)),
-        }
+        let addr = u64::from_le(cells.addr.load(Relaxed));
+        let rest = u64::from_le(cells.rest.load(Relaxed));
+        Self { addr, len: rest as u32, flags: (rest >> 32) as u16, next: (rest >> 48) as u16 }
     }
     #[inline(always)]
     fn store(self, cells: &DescriptorCells) {
-        cells.addr.store(self.addr.to_le(), Relaxed);
-        cells.len.store(self.len.to_le(), Relaxed);
-        cells.flags.store(self.flags.to_le(), Relaxed);
-        cells.next.store(self.next.to_le(), Relaxed);
+        let Self { addr, len, flags, next } = self;
+        let rest = u64::from(len) | u64::from(flags) << 32 | u64::from(next) << 48;
+        cells.addr.store(addr.to_le(), Relaxed);
+        cells.rest.store(rest.to_le(), Relaxed);
     }
 }
 
 // SAFETY: an atomic.
+unsafe impl AtomicCells for AtomicU8 {}
+// SAFETY: an atomic.
 unsafe impl AtomicCells for AtomicU16 {}
+// SAFETY: an atomic.
+unsafe impl AtomicCells for AtomicU64 {}
 
 impl Record for AvailableElement {
     type Cells = AtomicU16;

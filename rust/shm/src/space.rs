@@ -13,10 +13,10 @@ use crate::memory::Memory;
 use crate::ranges::{FreeRanges, Taken};
 use crate::span::Span;
 
-mod cache;
+mod held;
 mod region;
 
-pub use cache::RegionCache;
+pub use held::{Held, HeldRegions};
 use region::RegionInner;
 pub use region::{Claim, Pin, Region, Segment};
 

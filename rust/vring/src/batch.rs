@@ -1,17 +1,15 @@
 //! The batches that `execute` waits for.
 
-use shm::Pin;
+use std::mem;
 
 use crate::queue_error::QueueError;
-use crate::request::{Limits, Request};
-use crate::slots::STATUS_PENDING;
+use crate::request::Limits;
+use crate::slots::{Checked, STATUS_PENDING};
 
 /// A batch in progress. What of it has not been submitted yet waits in the backlog of the queue.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Batch {
-    pub(crate) requests: Vec<Request>,
-    /// By request: what keeps its data's region open until it is submitted.
-    pub(crate) pins: Vec<Option<Pin>>,
+    pub(crate) requests: Vec<Checked>,
     /// What the requests were checked against.
     pub(crate) limits: Limits,
     /// How many of the requests, from the front, have been submitted.
@@ -26,21 +24,6 @@ pub(crate) struct Batch {
 }
 
 impl Batch {
-    fn new(requests: Vec<Request>, pins: Vec<Option<Pin>>, limits: Limits) -> Self {
-        let statuses = vec![STATUS_PENDING; requests.len()];
-        Self {
-            requests,
-            pins,
-            limits,
-            submitted: 0,
-            failed: None,
-            statuses,
-            in_flight: 0,
-            completed: 0,
-            closed: false,
-        }
-    }
-
     pub(crate) fn is_complete(&self) -> bool {
         self.completed == self.statuses.len()
     }
@@ -59,8 +42,14 @@ impl Batch {
 /// A batch, by a place that is used again and a number that never is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct BatchId {
-    place: usize,
+    place: u32,
     number: u64,
+}
+
+impl BatchId {
+    pub(crate) fn place(self) -> u32 {
+        self.place
+    }
 }
 
 /// All batches that have requests in flight or an owner who waits.
@@ -71,14 +60,13 @@ pub(crate) struct Batches {
 }
 
 impl Batches {
-    pub(crate) fn open(
-        &mut self,
-        requests: Vec<Request>,
-        pins: Vec<Option<Pin>>,
-        limits: Limits,
-    ) -> BatchId {
+    /// A batch of these requests; the vector gets memory that another batch no longer needs.
+    pub(crate) fn open(&mut self, requests: &mut Vec<Checked>, limits: Limits) -> BatchId {
         self.opened += 1;
-        let entry = Some((self.opened, Batch::new(requests, pins, limits)));
+        let mut batch = Batch { limits, ..Batch::default() };
+        mem::swap(&mut batch.requests, requests);
+        batch.statuses.resize(batch.requests.len(), STATUS_PENDING);
+        let entry = Some((self.opened, batch));
         let place = match self.places.iter().position(Option::is_none) {
             Some(place) => {
                 self.places[place] = entry;
@@ -89,34 +77,37 @@ impl Batches {
                 self.places.len() - 1
             }
         };
-        BatchId { place, number: self.opened }
+        BatchId { place: place as u32, number: self.opened }
     }
 
     pub(crate) fn get_mut(&mut self, id: BatchId) -> Option<&mut Batch> {
-        match self.places.get_mut(id.place)? {
+        match self.places.get_mut(id.place as usize)? {
             Some((number, batch)) if *number == id.number => Some(batch),
             _ => None,
         }
     }
 
-    /// Request `index` of the batch has come back.
-    pub(crate) fn complete(&mut self, id: BatchId, index: usize, status: u8) {
-        let Some(batch) = self.get_mut(id) else { return };
+    /// Request `index` of the batch in a place has come back. It is that batch's: a place is kept
+    /// as long as requests of its batch are in flight.
+    pub(crate) fn complete(&mut self, place: u32, index: usize, status: u8) {
+        let Some((_, batch)) = &mut self.places[place as usize] else { return };
         batch.in_flight = batch.in_flight.saturating_sub(1);
         batch.completed += 1;
         if let Some(place) = batch.statuses.get_mut(index) {
             *place = status;
         }
-        self.drop_if_done(id);
+        self.drop_if_done(place);
     }
 
-    /// Its owner no longer waits; the statuses so far.
-    pub(crate) fn close(&mut self, id: BatchId) -> Vec<u8> {
+    /// Its owner no longer waits; the statuses so far. `release` gets the requests that will not be
+    /// submitted any more.
+    pub(crate) fn close(&mut self, id: BatchId, release: impl FnMut(&Checked)) -> Vec<u8> {
         let Some(batch) = self.get_mut(id) else { return Vec::new() };
         batch.closed = true;
-        batch.pins.clear();
-        let statuses = std::mem::take(&mut batch.statuses);
-        self.drop_if_done(id);
+        batch.requests[batch.submitted..].iter().for_each(release);
+        batch.requests.clear();
+        let statuses = mem::take(&mut batch.statuses);
+        self.drop_if_done(id.place);
         statuses
     }
 
@@ -134,9 +125,10 @@ impl Batches {
         }
     }
 
-    fn drop_if_done(&mut self, id: BatchId) {
-        if self.get_mut(id).is_some_and(|batch| batch.closed && batch.in_flight == 0) {
-            self.places[id.place] = None;
+    fn drop_if_done(&mut self, place: u32) {
+        let place = &mut self.places[place as usize];
+        if place.as_ref().is_some_and(|(_, batch)| batch.closed && batch.in_flight == 0) {
+            *place = None;
         }
     }
 }

@@ -207,7 +207,8 @@ impl Ring for PackedQueue {
         self.numbers.first()
     }
 
-    #[inline]
+    // For the lengths of slices that a caller knows.
+    #[inline(always)]
     fn push(&mut self, readable: &[Segment], writable: &[Segment]) -> Result<u16, PushError> {
         self.ledger.check().map_err(PushError::Broken)?;
         let (segments, writable_bytes) = self.validate(readable, writable)?;
@@ -479,7 +480,7 @@ impl PackedQueue {
 
     /// Descriptors in a row (VIRTIO 1.4, 2.8.6 Next Flag: Descriptor Chaining). The id counts in
     /// the last one; all have it.
-    #[inline]
+    #[inline(always)]
     fn write_list(&mut self, id: u16, count: u16, readable: &[Segment], writable: &[Segment]) {
         let (mut position, mut left) = (self.next, count);
         for (part, write) in [(readable, 0), (writable, WRITE)] {
@@ -496,7 +497,7 @@ impl PackedQueue {
 
     /// The id's own table, and one descriptor that points to it (VIRTIO 1.4, 2.8.7 Indirect Flag:
     /// Scatter-Gather Support).
-    #[inline]
+    #[inline(always)]
     fn write_table(&mut self, id: u16, count: u16, readable: &[Segment], writable: &[Segment]) {
         let first = usize::from(id) * usize::from(self.layout.indirect_table_size);
         list_table(&self.shared.tables, first, readable, writable);
@@ -506,7 +507,7 @@ impl PackedQueue {
     }
 
     /// The next descriptor points to a table.
-    #[inline]
+    #[inline(always)]
     fn point_to(&mut self, id: u16, table: &FixedTable) {
         let FixedTable { address: addr, length: len, .. } = *table;
         self.write(self.next, PackedBody { addr, len, id }, INDIRECT);

@@ -155,20 +155,20 @@ impl Pools {
         self.parked -= count;
     }
 
-    /// A chain was used: whether it is a pool's. Then its completion is parked, unless it is one of
-    /// `mine`, which was taken out: those go to `each`, with their pool, which says whether it kept
-    /// it.
+    /// A chain was used that is no request's of another kind. Its completion is parked, unless it is
+    /// one of `mine`, which was taken out: those go to `each`, with their pool, which says whether it
+    /// kept it.
     #[inline]
     pub(crate) fn complete(
         &mut self,
         used: Used,
         mine: Option<(PoolId, &mut Pool)>,
         each: impl FnOnce(&mut Pool, SlotStatus) -> bool,
-    ) -> bool {
+    ) {
         let head = usize::from(used.head);
         let Owner { place, slot } = self.by_head[head];
         if place == NOBODY.place {
-            return false;
+            return;
         }
         let pool = match (mine, self.places.get_mut(place as usize)) {
             (Some((id, pool)), _) if id.place == place => {
@@ -180,11 +180,11 @@ impl Pools {
                     pool.park((slot, status));
                     self.parked += 1;
                 }
-                return true;
+                return;
             }
             (_, Some(Some((_, pool)))) => pool,
             // No pool goes while the device owns a chain of it.
-            _ => return true,
+            _ => return,
         };
         let status = pool.complete(slot, used);
         if !pool.is_reserved() {
@@ -193,11 +193,10 @@ impl Pools {
         if !pool.forgotten {
             pool.park((slot, status));
             self.parked += 1;
-            return true;
+            return;
         }
         pool.hand_out(slot);
         self.sweep_due |= pool.dropped && pool.owned_count() == 0;
-        true
     }
 
     /// Let go of those that were dropped, once the device owns nothing of them.

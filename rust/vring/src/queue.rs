@@ -22,11 +22,10 @@ use std::time::{Duration, Instant};
 use shm::{Claim, DmaSpace, Doorbell, EventFd, Poller, Ready, Watch};
 
 use crate::batch::{BatchId, Batches};
-use crate::error::PushError;
 use crate::pace::{LONGEST_SPIN, Pace, Spin, Step};
 use crate::pools::Pools;
 use crate::queue_error::{NewQueueError, QueueError};
-use crate::queue_state::{Owner, State, of_push};
+use crate::queue_state::{Owner, State};
 use crate::request::{Completion, Limits, Request};
 use crate::ring::Ring;
 use crate::single::Singles;
@@ -134,6 +133,7 @@ impl<R: Ring> BlockQueue<R> {
             batches: Batches::default(),
             singles: Singles::default(),
             backlog: VecDeque::new(),
+            loaded: Vec::new(),
             finished: VecDeque::new(),
             waiter: false,
             polling: wires.interrupt.is_none(),
@@ -241,30 +241,17 @@ impl<R: Ring> BlockQueue<R> {
     }
 
     /// Submit from the front as many as fit; how many. None while batches wait for room.
-    pub fn submit_many(&self, requests: &[Request]) -> Result<usize, QueueError> {
+    pub fn submit_many(
+        &self,
+        requests: impl IntoIterator<Item = Request>,
+    ) -> Result<usize, QueueError> {
         let mut guard = self.lock();
         let state = &mut *guard;
         state.check()?;
-        let pins = state.check_all(requests)?;
-        if !state.backlog.is_empty() {
-            return Ok(0);
-        }
-        let mut count = 0;
-        let mut failed = None;
-        for (request, pin) in requests.iter().zip(pins) {
-            let owner = Owner::Token(request.token);
-            match state.slots.push(request, pin, &state.limits, owner) {
-                Ok(()) => count += 1,
-                Err((PushError::Full { .. }, _)) => break,
-                Err((error, _)) => {
-                    failed = Some(of_push(error));
-                    break;
-                }
-            }
-        }
+        state.load(requests)?;
+        let pushed = state.push_loaded(|request| Owner::Token(request.token));
         self.publish(state);
-        // What was accepted is on its way; the caller must know of it first.
-        failed.filter(|_| count == 0).map_or(Ok(count), Err)
+        pushed
     }
 
     /// Hand at most `limit` completions of submitted requests to `out`; how many there were.
@@ -333,15 +320,15 @@ impl<R: Ring> BlockQueue<R> {
     }
 
     /// Begin a batch: check all of it, submit what fits.
-    pub fn begin(&self, requests: Vec<Request>) -> Result<Execution, QueueError> {
+    pub fn begin(
+        &self,
+        requests: impl IntoIterator<Item = Request>,
+    ) -> Result<Execution, QueueError> {
         let mut guard = self.lock();
         let state = &mut *guard;
         state.check()?;
-        let pins = state.check_all(&requests)?;
-        let count = requests.len();
-        let batch = state.batches.open(requests, pins, state.limits);
-        state.backlog.push_back(batch);
-        state.push_backlog();
+        state.load(requests)?;
+        let (batch, count) = state.open_loaded();
         self.publish(state);
         Ok(Execution { batch, count })
     }
@@ -376,17 +363,12 @@ impl<R: Ring> BlockQueue<R> {
         let mut guard = self.lock();
         let state = &mut *guard;
         state.check()?;
-        let checked = state.slots.check(request, &state.limits);
-        let pin = checked.map_err(|error| QueueError::Request { index: 0, error })?;
-        if !state.backlog.is_empty() {
+        state.load([*request])?;
+        let number = state.singles.next();
+        if state.push_loaded(|_| Owner::Single(number))? == 0 {
             return Ok(None);
         }
-        let number = state.singles.next();
-        match state.slots.push(request, pin, &state.limits, Owner::Single(number)) {
-            Ok(()) => state.singles.note_sent(),
-            Err((PushError::Full { .. }, _)) => return Ok(None),
-            Err((error, _)) => return Err(of_push(error)),
-        }
+        state.singles.note_sent();
         self.publish(state);
         Ok(Some(Single(number)))
     }
@@ -481,7 +463,7 @@ impl<R: Ring> BlockQueue<R> {
     pub fn end(&self, execution: Execution) -> Vec<u8> {
         let mut guard = self.lock();
         let state = &mut *guard;
-        let statuses = state.batches.close(execution.batch);
+        let statuses = state.close(execution.batch);
         state.backlog.retain(|&waiting| waiting != execution.batch);
         // It may have been what the others waited behind.
         if state.check().is_ok() && !state.backlog.is_empty() {
@@ -758,7 +740,7 @@ impl<R: Ring> Awaited<R> for Execution {
     fn look(&self, state: &mut State<R>) -> Result<Option<Vec<u8>>, QueueError> {
         let Some(batch) = state.batches.get_mut(self.batch) else { return Err(QueueError::Reset) };
         if batch.is_complete() {
-            return Ok(Some(state.batches.close(self.batch)));
+            return Ok(Some(state.close(self.batch)));
         }
         if let Some(error) = &batch.failed {
             return Err(error.clone());

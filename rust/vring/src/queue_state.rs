@@ -2,8 +2,6 @@
 
 use std::collections::VecDeque;
 
-use shm::Pin;
-
 use crate::batch::{Batch, BatchId, Batches};
 use crate::error::PushError;
 use crate::pace::{Pace, Spin};
@@ -13,7 +11,10 @@ use crate::queue_error::QueueError;
 use crate::request::{Completion, Limits, Request};
 use crate::ring::Ring;
 use crate::single::Singles;
-use crate::slots::{Finished, RequestSlots};
+use crate::slots::{Checked, Finished, RequestSlots};
+
+/// Of a longer call the memory is not kept.
+pub(crate) const LOADED_KEPT: usize = 4096;
 
 /// Whose request it is.
 #[derive(Clone, Copy, Debug)]
@@ -21,7 +22,7 @@ pub(crate) enum Owner {
     /// Of `submit_many`: its completion goes to `reap_many`.
     Token(u64),
     /// Of `execute`: its status goes into a batch.
-    Batch { batch: BatchId, index: usize },
+    Batch { place: u32, index: usize },
     /// Sent alone, by this number.
     Single(u64),
 }
@@ -36,6 +37,8 @@ pub(crate) struct State<R: Ring> {
     pub(crate) singles: Singles,
     /// Batches of which not all has been submitted, in the order of their arrival.
     pub(crate) backlog: VecDeque<BatchId>,
+    /// The requests of the present call: used again, so that calls do not allocate.
+    pub(crate) loaded: Vec<Checked>,
     /// Completions that a waiter reaped and `reap_many` has yet to hand out.
     pub(crate) finished: VecDeque<Completion>,
     /// Somebody sits in epoll.
@@ -83,27 +86,78 @@ impl<R: Ring> State<R> {
         self.gone.get_or_insert_with(|| why.into());
     }
 
-    /// Check all requests before any is submitted; pins for those that have data.
-    pub(crate) fn check_all(
+    /// Copy requests and check them, all before any is submitted, and hold the regions of their
+    /// data. After an error none is held.
+    #[inline]
+    pub(crate) fn load(
         &mut self,
-        requests: &[Request],
-    ) -> Result<Vec<Option<Pin>>, QueueError> {
-        let (slots, limits) = (&mut self.slots, &self.limits);
-        let check = |(index, request)| {
-            let checked = slots.check(request, limits);
-            checked.map_err(|error| QueueError::Request { index, error })
-        };
-        requests.iter().enumerate().map(check).collect()
+        requests: impl IntoIterator<Item = Request>,
+    ) -> Result<(), QueueError> {
+        let Self { slots, limits, loaded, .. } = self;
+        loaded.clear();
+        loaded.shrink_to(LOADED_KEPT);
+        for request in requests {
+            match slots.check(request, limits) {
+                Ok(checked) => loaded.push(checked),
+                Err(error) => {
+                    loaded.iter().for_each(|checked| slots.release(checked));
+                    return Err(QueueError::Request { index: loaded.len(), error });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Push of what was loaded, from the front, as many as fit; how many. None while batches wait
+    /// for room.
+    #[inline]
+    pub(crate) fn push_loaded(
+        &mut self,
+        owner_of: impl Fn(&Request) -> Owner,
+    ) -> Result<usize, QueueError> {
+        let Self { slots, limits, loaded, .. } = self;
+        let (mut count, mut failed) = (0, None);
+        let first = if self.backlog.is_empty() { &loaded[..] } else { &[] };
+        for checked in first {
+            match slots.push(checked, limits, owner_of(checked.request())) {
+                Ok(()) => count += 1,
+                Err(PushError::Full { .. }) => break,
+                Err(error) => {
+                    failed = Some(of_push(error));
+                    break;
+                }
+            }
+        }
+        loaded[count..].iter().for_each(|checked| slots.release(checked));
+        // What was accepted is on its way; the caller must know of it first.
+        failed.filter(|_| count == 0).map_or(Ok(count), Err)
+    }
+
+    /// Make a batch of what was loaded, behind those that wait, and push what fits. Which it is,
+    /// and how many requests it has.
+    pub(crate) fn open_loaded(&mut self) -> (BatchId, usize) {
+        let count = self.loaded.len();
+        let batch = self.batches.open(&mut self.loaded, self.limits);
+        self.backlog.push_back(batch);
+        self.push_backlog();
+        (batch, count)
+    }
+
+    /// A batch has come to its end, good or bad: the statuses so far.
+    pub(crate) fn close(&mut self, id: BatchId) -> Vec<u8> {
+        let slots = &mut self.slots;
+        self.batches.close(id, |checked| slots.release(checked))
     }
 
     /// Reap all that is ready; completions of `submit_many` go to `out` while it has room. How
     /// many were reaped, and how many of them went to `out`. A breach of the rules stays noted in
     /// the ring, and is told by the next check.
+    #[inline]
     pub(crate) fn reap(&mut self, limit: usize, mut out: impl FnMut(Completion)) -> (usize, usize) {
         let Self { slots, pools, batches, singles, finished, .. } = self;
         let mut handed = 0;
-        let is_pools = |used| pools.complete(used, None, |_, _| false);
-        let reaped = slots.reap(usize::MAX, is_pools, |done| match done.owner {
+        let of_pools = |used| pools.complete(used, None, |_, _| false);
+        let reaped = slots.reap(usize::MAX, of_pools, |done| match done.owner {
             Owner::Token(token) if handed < limit => {
                 out(Completion { token, written: done.written, status: done.status });
                 handed += 1;
@@ -123,9 +177,9 @@ impl<R: Ring> State<R> {
         mut out: impl FnMut(&mut Pool, SlotStatus) -> bool,
     ) -> usize {
         let Self { slots, pools, batches, singles, finished, .. } = self;
-        let is_pools = |used| pools.complete(used, Some((id, &mut *pool)), &mut out);
+        let of_pools = |used| pools.complete(used, Some((id, &mut *pool)), &mut out);
         let reaped =
-            slots.reap(usize::MAX, is_pools, |done| keep(done, batches, singles, finished));
+            slots.reap(usize::MAX, of_pools, |done| keep(done, batches, singles, finished));
         pools.sweep(slots.ring_mut());
         reaped.unwrap_or(0)
     }
@@ -153,17 +207,12 @@ impl<R: Ring> State<R> {
             batch.failed = Some(error);
             return Rest::Gone;
         }
-        while let Some(request) = batch.requests.get(batch.submitted) {
-            let index = batch.submitted;
-            let pin = batch.pins[index].take();
-            let owner = Owner::Batch { batch: id, index };
-            match self.slots.push(request, pin, &batch.limits, owner) {
+        while let Some(checked) = batch.requests.get(batch.submitted) {
+            let owner = Owner::Batch { place: id.place(), index: batch.submitted };
+            match self.slots.push(checked, &batch.limits, owner) {
                 Ok(()) => batch.note_submitted(),
-                Err((PushError::Full { .. }, unused)) => {
-                    batch.pins[index] = unused;
-                    return Rest::Waits;
-                }
-                Err((error, _)) => {
+                Err(PushError::Full { .. }) => return Rest::Waits,
+                Err(error) => {
                     batch.failed = Some(of_push(error));
                     return Rest::Gone;
                 }
@@ -183,7 +232,7 @@ fn keep(
     let Finished { owner, written, status } = done;
     match owner {
         Owner::Token(token) => finished.push_back(Completion { token, written, status }),
-        Owner::Batch { batch, index } => batches.complete(batch, index, status),
+        Owner::Batch { place, index } => batches.complete(place, index, status),
         Owner::Single(number) => singles.complete(number, status),
     }
 }
@@ -203,9 +252,9 @@ fn check_again<R: Ring>(
     batch: &mut Batch,
     limits: &Limits,
 ) -> Result<(), QueueError> {
-    for (index, request) in batch.requests.iter().enumerate().skip(batch.submitted) {
-        let checked = slots.check_limits(request, limits);
-        checked.map_err(|error| QueueError::Request { index, error })?;
+    for (index, checked) in batch.requests.iter().enumerate().skip(batch.submitted) {
+        let permitted = slots.check_limits(checked.request(), limits);
+        permitted.map_err(|error| QueueError::Request { index, error })?;
     }
     batch.limits = *limits;
     Ok(())

@@ -45,6 +45,7 @@ impl Request {
     pub const BYTES: usize = 40;
 
     /// Read a record.
+    #[inline]
     pub fn decode(record: &[u8; Self::BYTES]) -> Self {
         let word = |at: usize| {
             u32::from_le_bytes([record[at], record[at + 1], record[at + 2], record[at + 3]])
@@ -62,8 +63,21 @@ impl Request {
     }
 
     /// Whether data moves between a region and the device.
+    #[inline]
     pub fn has_data(&self) -> bool {
-        matches!(self.kind, kind::IN | kind::OUT | kind::GET_ID)
+        self.data_region().is_some()
+    }
+
+    /// Between which region and the device data moves.
+    #[inline]
+    pub fn data_region(&self) -> Option<u32> {
+        matches!(self.kind, kind::IN | kind::OUT | kind::GET_ID).then_some(self.region)
+    }
+
+    /// Whether the device is told of a range of sectors.
+    #[inline]
+    pub fn has_range(&self) -> bool {
+        matches!(self.kind, kind::DISCARD | kind::WRITE_ZEROES)
     }
 }
 
@@ -83,6 +97,7 @@ impl Completion {
     pub const BYTES: usize = 16;
 
     /// The record.
+    #[inline]
     pub fn encode(&self) -> [u8; Self::BYTES] {
         let mut record = [0; Self::BYTES];
         record[0..8].copy_from_slice(&self.token.to_le_bytes());
@@ -222,7 +237,25 @@ fn must_be(name: &'static str, value: u64, expected: u64) -> Result<(), RequestE
 
 impl Limits {
     /// Refuse what the device may not be asked; the data's place in memory is checked elsewhere.
-    pub fn check(&self, request: &Request, data_limit: u64) -> Result<(), RequestError> {
+    #[inline(always)]
+    pub fn check(&self, request: Request, data_limit: u64) -> Result<(), RequestError> {
+        // Most requests are reads and writes with which nothing is wrong.
+        let Request { kind, flags, sector, length, .. } = request;
+        let sectors = u64::from(length) / SECTOR_BYTES;
+        let is_usual = matches!(kind, kind::IN | kind::OUT)
+            && self.kinds >> kind & 1 == 1
+            && flags == 0
+            && !(kind == kind::OUT && self.read_only)
+            && length > 0
+            && u64::from(length).is_multiple_of(SECTOR_BYTES)
+            && self.capacity_sectors.checked_sub(sectors).is_some_and(|last| sector <= last)
+            && u64::from(length) <= data_limit;
+        if is_usual { Ok(()) } else { self.check_any(&request, data_limit) }
+    }
+
+    /// The same for any request.
+    #[inline(never)]
+    fn check_any(&self, request: &Request, data_limit: u64) -> Result<(), RequestError> {
         let permitted = request.kind < 64 && self.kinds >> request.kind & 1 == 1;
         if !permitted {
             return Err(RequestError::Unsupported(request.kind));

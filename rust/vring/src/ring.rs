@@ -192,7 +192,7 @@ pub trait Ring: Debug + Sized {
     fn reclaim(&mut self, each: impl FnMut(u16));
 
     /// Whether the chain could be pushed into an empty ring; its segments and writable bytes.
-    #[inline]
+    #[inline(always)]
     fn validate(
         &self,
         readable: &[Segment],
@@ -214,7 +214,7 @@ pub trait Ring: Debug + Sized {
 
     /// Descriptors of the ring that a chain of `segments` takes: one if it goes into its head's
     /// indirect table, which one segment alone would gain nothing from.
-    #[inline]
+    #[inline(always)]
     fn descriptors_needed(&self, segments: u16) -> u16 {
         if (2..=self.indirect_table_size()).contains(&segments) { 1 } else { segments }
     }

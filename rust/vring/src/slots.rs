@@ -1,6 +1,6 @@
 //! Block requests on a ring: a slot of header and status byte for each head.
 
-use shm::{Claim, DmaSpace, Pin, RegionCache, Segment};
+use shm::{Claim, DmaSpace, FRAME_BYTES, Frames, Held, HeldRegions, Segment};
 
 use crate::error::{Broken, LayoutError, PushError};
 use crate::request::{Limits, Request, RequestError, SECTOR_BYTES, kind};
@@ -9,12 +9,15 @@ use crate::ring::{Ring, Used};
 /// What a request with data needs at least: header, data, status.
 const DESCRIPTORS_MIN: u16 = 3;
 
-/// A slot, laid out once: header, segment of a discard or write-zeroes, status byte.
-const SLOT_BYTES: usize = 64;
-const HEADER_BYTES: usize = 16;
-const SEGMENT_OFFSET: usize = 16;
-const SEGMENT_BYTES: usize = 16;
-const STATUS_OFFSET: usize = 32;
+/// What lies where in a slot: the header (type, a field that is 0, sector), the range of a discard
+/// or write-zeroes (sector, sectors, flags), the status byte.
+const KIND: usize = 0;
+const SECTOR: usize = 8;
+const HEADER_BYTES: u64 = 16;
+const RANGE: usize = 16;
+const RANGE_LENGTH: usize = 24;
+const RANGE_BYTES: u64 = 16;
+const STATUS: usize = 32;
 
 /// What a status byte holds until the device writes it.
 pub const STATUS_PENDING: u8 = 0xff;
@@ -23,7 +26,7 @@ pub const STATUS_OK: u8 = 0;
 
 /// Bytes that the slots of a queue of `size` need.
 pub fn slots_length(size: usize) -> usize {
-    SLOT_BYTES * size
+    FRAME_BYTES * size
 }
 
 /// A request that the device has finished, and to whom it belongs.
@@ -40,21 +43,39 @@ pub(crate) struct Finished<O> {
 struct InFlight<O> {
     owner: O,
     data_writable: u32,
-    /// Keeps the data's region open.
-    data: Option<Pin>,
+    /// The data's region.
+    held: Option<Held>,
+}
+
+/// A request that was checked.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Checked {
+    request: Request,
+    /// Its data, and the use of the data's region: it ends when the request comes back, and of one
+    /// that is not pushed by `release`.
+    data: Option<(Segment, Held)>,
+}
+
+impl Checked {
+    pub(crate) fn request(&self) -> &Request {
+        &self.request
+    }
 }
 
 /// A ring with request slots. `O` says to whom a request belongs.
 #[derive(Debug)]
 pub(crate) struct RequestSlots<R: Ring, O> {
     ring: R,
-    regions: RegionCache,
-    slots: Claim,
+    /// Those with data of requests that were checked and have not come back.
+    regions: HeldRegions,
+    slots: Frames,
+    claim: Claim,
     in_flight: Vec<Option<InFlight<O>>>,
     in_flight_count: usize,
-    /// Used for one request after the other, so that none allocates.
-    readable: Vec<Segment>,
-    writable: Vec<Segment>,
+    /// What came back in one look at the ring: no longer than that.
+    used: Vec<Used>,
+    /// A longer chain: used for one request after the other, so that none allocates.
+    chain: Vec<Segment>,
     /// The legacy interface's used lengths are unreliable (VIRTIO 1.4, 2.7.8.1).
     lengths_are_reliable: bool,
 }
@@ -63,28 +84,27 @@ impl<R: Ring, O: Copy> RequestSlots<R, O> {
     pub(crate) fn new(
         ring: R,
         space: DmaSpace,
-        slots: Claim,
+        claim: Claim,
         legacy: bool,
     ) -> Result<Self, LayoutError> {
         let size = ring.size();
         if size < DESCRIPTORS_MIN {
             return Err(LayoutError::TooSmall { size, needed: DESCRIPTORS_MIN.into() });
         }
-        let (needed, available) = (slots_length(usize::from(size)), slots.pin().region().len());
-        if available < needed {
-            return Err(LayoutError::RegionLength { needed, available });
-        }
+        let (needed, available) = (slots_length(usize::from(size)), claim.pin().region().len());
+        let too_short = |_| LayoutError::RegionLength { needed, available };
+        let slots = claim.pin().region().span().frames(0, size.into()).map_err(too_short)?;
         let in_flight = (0..size).map(|_| None).collect();
-        let (readable, writable) = (Vec::new(), Vec::new());
         let lengths_are_reliable = !legacy;
         Ok(Self {
             ring,
-            regions: RegionCache::new(space),
+            regions: HeldRegions::new(space),
             slots,
+            claim,
             in_flight,
             in_flight_count: 0,
-            readable,
-            writable,
+            used: Vec::with_capacity(size.into()),
+            chain: Vec::new(),
             lengths_are_reliable,
         })
     }
@@ -124,6 +144,7 @@ impl<R: Ring, O: Copy> RequestSlots<R, O> {
     }
 
     /// Check what does not depend on where the data is.
+    #[inline(always)]
     pub(crate) fn check_limits(
         &self,
         request: &Request,
@@ -133,153 +154,160 @@ impl<R: Ring, O: Copy> RequestSlots<R, O> {
             0 => u64::from(u32::MAX),
             size_max => u64::from(size_max) * u64::from(self.segments_max(limits)),
         };
-        limits.check(request, data_limit)
+        limits.check(*request, data_limit)
     }
 
-    /// Check a request whole, and pin its data.
+    /// Check a request whole, and hold its data's region. Inlined, as an outcome of this size costs
+    /// more to hand over than to find.
+    #[inline(always)]
     pub(crate) fn check(
         &mut self,
-        request: &Request,
+        request: Request,
         limits: &Limits,
-    ) -> Result<Option<Pin>, RequestError> {
-        self.check_limits(request, limits)?;
-        if !request.has_data() {
-            return Ok(None);
-        }
-        let Request { region, offset, length, .. } = *request;
-        let pin = self.regions.pin(region).map_err(|_| RequestError::NoRegion(region))?;
-        let available = pin.region().len();
-        pin.segment(offset, length.into()).map_err(|_| RequestError::OutsideRegion {
-            offset,
-            length,
-            available,
-        })?;
-        Ok(Some(pin))
+    ) -> Result<Checked, RequestError> {
+        self.check_limits(&request, limits)?;
+        let Some(region) = request.data_region() else {
+            return Ok(Checked { request, data: None });
+        };
+        let (held, pin) = self.regions.hold(region).map_err(|_| RequestError::NoRegion(region))?;
+        let Request { offset, length, .. } = request;
+        let Ok(segment) = pin.segment(offset, length.into()) else {
+            let available = pin.region().len();
+            self.regions.release(held);
+            return Err(RequestError::OutsideRegion { offset, length, available });
+        };
+        Ok(Checked { request, data: Some((segment, held)) })
     }
 
-    /// Push a request that `check` has passed. Gives the pin back if it does not fit now.
+    /// It will not be pushed.
+    pub(crate) fn release(&mut self, checked: &Checked) {
+        if let Some((_, held)) = checked.data {
+            self.regions.release(held);
+        }
+    }
+
+    /// Push a request.
+    #[inline]
     pub(crate) fn push(
         &mut self,
-        request: &Request,
-        data: Option<Pin>,
+        checked: &Checked,
         limits: &Limits,
         owner: O,
-    ) -> Result<(), (PushError, Option<Pin>)> {
+    ) -> Result<(), PushError> {
         if self.ring.free_count() == 0 {
-            return Err((PushError::Full { needed: 1, free: 0 }, data));
+            return Err(PushError::Full { needed: 1, free: 0 });
         }
-        let head = self.ring.next_head();
-        if self.write_slot(head, request).is_err()
-            || self.chain(head, request, data.as_ref(), limits).is_err()
-        {
-            // Both were checked when the queue was made and when the request was.
-            return Err((PushError::Empty, data));
-        }
-        match self.ring.push(&self.readable, &self.writable) {
-            Ok(head) => {
-                let data_writable = self.writable.iter().map(|part| part.len()).sum::<u32>() - 1;
-                let place = &mut self.in_flight[usize::from(head)];
-                *place = Some(InFlight { owner, data_writable, data });
-                self.in_flight_count += 1;
-                Ok(())
-            }
-            Err(error) => Err((error, data)),
-        }
-    }
-
-    /// Header, segment and status byte of the slot that belongs to `head`.
-    fn write_slot(&self, head: u16, request: &Request) -> Result<(), shm::OutOfBounds> {
-        let with_segment = matches!(request.kind, kind::DISCARD | kind::WRITE_ZEROES);
-        let span = self.slots.pin().region().span();
-        let slot = usize::from(head) * SLOT_BYTES;
-        let mut header = [0; HEADER_BYTES];
-        header[0..4].copy_from_slice(&request.kind.to_le_bytes());
-        // The sector field of requests that have no use for it is 0 (5.2.6 Device Operation).
-        let sector = if with_segment { 0 } else { request.sector };
-        header[8..16].copy_from_slice(&sector.to_le_bytes());
-        span.write_bytes(slot, &header)?;
-        if with_segment {
-            let sectors = (u64::from(request.length) / SECTOR_BYTES) as u32;
-            let mut segment = [0; SEGMENT_BYTES];
-            segment[0..8].copy_from_slice(&request.sector.to_le_bytes());
-            segment[8..12].copy_from_slice(&sectors.to_le_bytes());
-            segment[12..16].copy_from_slice(&request.flags.to_le_bytes());
-            span.write_bytes(slot + SEGMENT_OFFSET, &segment)?;
-        }
-        span.write_bytes(slot + STATUS_OFFSET, &[STATUS_PENDING])
-    }
-
-    /// The request's chain: header, data in pieces that the device takes, status.
-    fn chain(
-        &mut self,
-        head: u16,
-        request: &Request,
-        data: Option<&Pin>,
-        limits: &Limits,
-    ) -> Result<(), shm::OutOfBounds> {
-        let slot = u64::from(head) * SLOT_BYTES as u64;
-        self.readable.clear();
-        self.writable.clear();
-        self.readable.push(self.slots.pin().segment(slot, HEADER_BYTES as u64)?);
-        if let Some(pin) = data {
-            let whole = pin.segment(request.offset, request.length.into())?;
-            let piece = if limits.size_max == 0 { whole.len() } else { limits.size_max };
-            let parts =
-                if request.kind == kind::OUT { &mut self.readable } else { &mut self.writable };
-            let mut done = 0;
-            while done < whole.len() {
-                let length = piece.min(whole.len() - done);
-                parts.push(whole.slice(done, length)?);
-                done += length;
-            }
-        } else if request.kind != kind::FLUSH {
-            let offset = slot + SEGMENT_OFFSET as u64;
-            self.readable.push(self.slots.pin().segment(offset, SEGMENT_BYTES as u64)?);
-        }
-        self.writable.push(self.slots.pin().segment(slot + STATUS_OFFSET as u64, 1)?);
+        let slot = self.ring.next_head().into();
+        self.write_slot(slot, &checked.request);
+        let head = self.push_chain(slot, checked, limits)?;
+        let (held, data_writable) = match checked.data {
+            Some((data, held)) if checked.request.kind != kind::OUT => (Some(held), data.len()),
+            Some((_, held)) => (Some(held), 0),
+            None => (None, 0),
+        };
+        self.in_flight[usize::from(head)] = Some(InFlight { owner, data_writable, held });
+        self.in_flight_count += 1;
         Ok(())
     }
 
-    /// Hand at most `limit` finished requests to `each`, but for chains that `is_other` knows.
+    /// Header, range and status byte of a slot.
+    #[inline]
+    fn write_slot(&self, slot: usize, request: &Request) {
+        let Request { kind, sector, length, flags, .. } = *request;
+        let has_range = request.has_range();
+        self.slots.write_long::<KIND>(slot, kind.into());
+        // The sector field of requests that have no use for it is 0 (5.2.6 Device Operation).
+        self.slots.write_long::<SECTOR>(slot, if has_range { 0 } else { sector });
+        if has_range {
+            let sectors = u64::from(length) / SECTOR_BYTES;
+            self.slots.write_long::<RANGE>(slot, sector);
+            self.slots.write_long::<RANGE_LENGTH>(slot, sectors | u64::from(flags) << 32);
+        }
+        self.slots.write_byte::<STATUS>(slot, STATUS_PENDING);
+    }
+
+    /// The request's chain: header, data in pieces that the device takes, status.
+    #[inline]
+    fn push_chain(
+        &mut self,
+        slot: usize,
+        checked: &Checked,
+        limits: &Limits,
+    ) -> Result<u16, PushError> {
+        // The slots were checked when the queue was made.
+        let checked_before = |_| PushError::Empty;
+        let Checked { request, data } = checked;
+        let (ring, pin, start) = (&mut self.ring, self.claim.pin(), (slot * FRAME_BYTES) as u64);
+        let header = pin.segment(start, HEADER_BYTES).map_err(checked_before)?;
+        let status = pin.segment(start + STATUS as u64, 1).map_err(checked_before)?;
+        let Some((data, _)) = *data else {
+            if !request.has_range() {
+                return ring.push(&[header], &[status]);
+            }
+            let range = pin.segment(start + RANGE as u64, RANGE_BYTES).map_err(checked_before)?;
+            return ring.push(&[header, range], &[status]);
+        };
+        if limits.size_max == 0 || data.len() <= limits.size_max {
+            return match request.kind {
+                kind::OUT => ring.push(&[header, data], &[status]),
+                _ => ring.push(&[header], &[data, status]),
+            };
+        }
+        let chain = &mut self.chain;
+        chain.clear();
+        chain.push(header);
+        let mut done = 0;
+        while done < data.len() {
+            let length = limits.size_max.min(data.len() - done);
+            chain.push(data.slice(done, length).map_err(checked_before)?);
+            done += length;
+        }
+        chain.push(status);
+        let readable = if request.kind == kind::OUT { chain.len() - 1 } else { 1 };
+        let (readable, writable) = chain.split_at(readable);
+        ring.push(readable, writable)
+    }
+
+    /// Hand at most `limit` finished requests to `each`, and to `other` what is not theirs.
     #[inline]
     pub(crate) fn reap(
         &mut self,
         limit: usize,
-        mut is_other: impl FnMut(Used) -> bool,
+        mut other: impl FnMut(Used),
         mut each: impl FnMut(Finished<O>),
     ) -> Result<usize, Broken> {
-        let (in_flight, in_flight_count) = (&mut self.in_flight, &mut self.in_flight_count);
-        let span = self.slots.pin().region().span();
-        let lengths_are_reliable = self.lengths_are_reliable;
-        self.ring.reap(limit, |used| {
-            if is_other(used) {
-                return;
-            }
+        self.used.clear();
+        let count = self.ring.reap(limit, |used| self.used.push(used))?;
+        for &used in &self.used {
             let Used { head, written, written_given } = used;
-            let Some(request) = in_flight[usize::from(head)].take() else { return };
-            *in_flight_count -= 1;
-            let mut status = [STATUS_PENDING];
-            // The slots were checked to be long enough; PENDING is what remains if they were not.
-            let _ = span.read_bytes(usize::from(head) * SLOT_BYTES + STATUS_OFFSET, &mut status);
-            let [mut status] = status;
+            let Some(request) = self.in_flight[usize::from(head)].take() else {
+                other(used);
+                continue;
+            };
+            self.in_flight_count -= 1;
+            if let Some(held) = request.held {
+                self.regions.release(held);
+            }
+            let mut status = self.slots.read_byte::<STATUS>(head.into());
             // The status is the last writable byte. Success that lies past the used length was
             // not reported, whatever the byte holds (SPLIT-USED-01).
             let unwritten = written_given && written <= request.data_writable;
-            if status == STATUS_OK && lengths_are_reliable && unwritten {
+            if status == STATUS_OK && self.lengths_are_reliable && unwritten {
                 status = STATUS_PENDING;
             }
-            each(Finished {
-                owner: request.owner,
-                written: written.min(request.data_writable),
-                status,
-            });
-        })
+            let written = written.min(request.data_writable);
+            each(Finished { owner: request.owner, written, status });
+        }
+        Ok(count)
     }
 
     /// After a confirmed reset only: forget all requests; calls `each` with their owners.
     pub(crate) fn reclaim(&mut self, mut each: impl FnMut(O)) {
         self.ring.reclaim(|_| ());
         for request in self.in_flight.iter_mut().filter_map(Option::take) {
+            if let Some(held) = request.held {
+                self.regions.release(held);
+            }
             each(request.owner);
         }
         self.in_flight_count = 0;
@@ -292,7 +320,8 @@ impl<R: Ring, O> Drop for RequestSlots<R, O> {
             return;
         }
         // Without a confirmed reset the device may go on using what it was given.
-        let data = self.in_flight.iter().flatten().filter_map(|request| request.data.as_ref());
-        data.chain([self.slots.pin()]).for_each(Pin::abandon);
+        let data = self.in_flight.iter().flatten().filter_map(|request| request.held);
+        data.for_each(|held| self.regions.abandon(held));
+        self.claim.pin().abandon();
     }
 }

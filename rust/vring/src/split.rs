@@ -175,7 +175,8 @@ impl Ring for SplitQueue {
         self.numbers.first()
     }
 
-    #[inline]
+    // For the lengths of slices that a caller knows.
+    #[inline(always)]
     fn push(&mut self, readable: &[Segment], writable: &[Segment]) -> Result<u16, PushError> {
         self.ledger.check().map_err(PushError::Broken)?;
         let (segments, writable_bytes) = self.validate(readable, writable)?;
@@ -465,7 +466,7 @@ impl SplitQueue {
     }
 
     /// Descriptors linked in the table (VIRTIO 1.4, 2.7.5). Returns the last one.
-    #[inline]
+    #[inline(always)]
     fn write_direct(
         &self,
         head: u16,
@@ -489,7 +490,7 @@ impl SplitQueue {
     }
 
     /// The head's own table, and one descriptor that points to it (VIRTIO 1.4, 2.7.5.3).
-    #[inline]
+    #[inline(always)]
     fn write_table(&self, head: u16, count: u16, readable: &[Segment], writable: &[Segment]) {
         let first = usize::from(head) * usize::from(self.layout.indirect_table_size);
         link_table(&self.shared.tables, first, count, readable, writable);
@@ -499,7 +500,7 @@ impl SplitQueue {
     }
 
     /// A descriptor that points to a table (VIRTIO 1.4, 2.7.5.3 Indirect Descriptors).
-    #[inline]
+    #[inline(always)]
     fn point_to(&self, head: u16, table: &FixedTable) {
         let FixedTable { address: addr, length: len, .. } = *table;
         let descriptor = Descriptor { addr, len, flags: INDIRECT, next: 0 };
@@ -507,7 +508,7 @@ impl SplitQueue {
     }
 
     /// Name the chain that was written in the available ring.
-    #[inline]
+    #[inline(always)]
     fn add(&mut self, head: u16, descriptors: u16, writable: u64) {
         let slot = self.slot(self.ledger.pushed());
         self.shared.available_ring.store(slot, AvailableElement(head));

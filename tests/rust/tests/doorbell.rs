@@ -256,14 +256,14 @@ fn a_queue_tells_its_doorbell_how_far_it_has_made_chains_available() {
     let (model, window) = recorder();
     let queue = queue_with(Doorbell::mmio(window, 4, WITH_DATA).unwrap());
     for (count, available) in [(1, 1), (3, 4)] {
-        assert_eq!(queue.submit_many(&flushes(count)), Ok(count));
+        assert_eq!(queue.submit_many(flushes(count)), Ok(count));
         assert_eq!(model.taken(), [(4, Width::Bits32, available << 16 | u32::from(QUEUE))]);
     }
-    assert_eq!(queue.submit_many(&flushes(1)), Ok(0), "the ring is full");
+    assert_eq!(queue.submit_many(flushes(1)), Ok(0), "the ring is full");
     assert_eq!(model.taken(), []);
     assert!(!queue.take_kick(), "nothing is left to the owner");
     queue.reclaim();
-    assert_eq!(queue.submit_many(&flushes(2)), Ok(2));
+    assert_eq!(queue.submit_many(flushes(2)), Ok(2));
     assert_eq!(model.taken(), [(4, Width::Bits32, 2 << 16 | u32::from(QUEUE))], "from 0 again");
 }
 

@@ -121,7 +121,8 @@ impl Region {
         self.0.name.handle
     }
 
-    /// Chains or requests that the device may be using it for.
+    /// Uses that a device may be making of it: a queue counts once for all of its requests, a chain
+    /// that was pushed by itself once.
     pub fn in_flight(&self) -> u32 {
         in_flight_of(self.0.uses.load(Relaxed))
     }

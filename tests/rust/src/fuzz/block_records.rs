@@ -331,7 +331,7 @@ impl<R: Ring, H: Half> Play<R, H> {
     fn submit(&mut self, argument: u8, input: &mut Input<'_>) {
         let records = self.records(argument, input);
         let waiting = !self.sent.is_empty();
-        let result = self.queue.submit_many(&records);
+        let result = self.queue.submit_many(records.clone());
         if self.check_refusal(&records, &result) {
             return;
         }

@@ -171,7 +171,7 @@ impl Run {
             batch.push(InFlight { request, place, chain: None });
         }
         let requests: Vec<Request> = batch.iter().map(|one| one.request).collect();
-        let accepted = self.queue.submit_many(&requests).unwrap();
+        let accepted = self.queue.submit_many(requests.clone()).unwrap();
         self.places.extend(batch.drain(accepted..).map(|refused| refused.place));
         for one in batch {
             let needed = self.descriptors_of(&one.request);
