@@ -71,7 +71,7 @@ MUTANTS: Final = (
     Mutant(
         name="time-out-without-a-look",
         violation="does not look at the status of a device that could not interrupt",
-        function="vioblk.block.transfer:Transfers.execute",
+        function="vioblk.block.transfer:Transfers._explained",
         old="shown = look() if look else None",
         new="shown = None",
         test="tests/block/test_events.py::test_where_nobody_is_told_a_time_out_finds_out",
