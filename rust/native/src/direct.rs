@@ -52,6 +52,10 @@ impl Places {
     }
 }
 
+/// Longer transfers are several requests, which a device works on at once, also where it would take
+/// them as one: `MAX_REQUEST_BYTES` of vioblk.block.limits.
+const REQUEST_BYTES_MAX: usize = 1 << 20;
+
 /// Reads and writes of one request each, between the disk and buffers in DMA memory.
 #[pyclass(frozen, module = "vioblk._native")]
 pub(crate) struct DirectTransfers {
@@ -107,7 +111,8 @@ impl DirectTransfers {
         timeout_s: f64,
     ) -> PyResult<Bound<'py, PyAny>> {
         let nothing = || Ok(py.None().into_bound(py));
-        let bytes = u32::try_from(length).ok().filter(|_| offset.is_multiple_of(SECTOR_BYTES));
+        let fits = length <= REQUEST_BYTES_MAX && offset.is_multiple_of(SECTOR_BYTES);
+        let bytes = u32::try_from(length).ok().filter(|_| fits);
         let located = bytes.and_then(|bytes| Some((bytes, self.locate(address, length)?)));
         let Some((bytes, (region, region_offset))) = located else { return nothing() };
         let request = Request {
