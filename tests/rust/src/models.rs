@@ -272,7 +272,7 @@ impl<F: Format> Driver<F> {
 /// Both halves of a ring that has served `history` requests already, one by one.
 fn pair<F: Format>(shape: Shape, history: u64) -> (Driver<F>, Device<F>) {
     let space = DmaSpace::new();
-    space.map(4096, 0x1000).unwrap();
+    space.map(8192, 0x1000).unwrap();
     let (layout, place) = F::layout(shape);
     let ring = space.alloc(place.length, 4096).unwrap();
     let data = space.alloc(128, 64).unwrap();
