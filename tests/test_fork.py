@@ -4,6 +4,7 @@ import gc
 import os
 import traceback
 import warnings
+from array import array
 from collections.abc import Callable
 
 import pytest
@@ -25,6 +26,7 @@ CALLS: dict[str, Callable[[BlockDevice], object]] = {
     "submit_many": lambda disk: disk.submit_many(b""),
     "reap_many": lambda disk: disk.reap_many(bytearray(16)),
     "wait": lambda disk: disk.wait(0.1),
+    "slot_pool": lambda disk: disk.slot_pool(4, 512),
     "set_polling": lambda disk: disk.set_polling(0, True),
     "reset_queue": lambda disk: disk.reset_queue(0),
     "reset": lambda disk: disk.reset(),
@@ -84,6 +86,23 @@ def test_a_child_gets_an_error_from_every_call_and_the_parent_goes_on(ring: Ring
 
         in_child(child)
         assert disk.read(0, 512) == b"\x61" * 512
+
+
+def test_a_child_gets_an_error_from_every_call_of_a_slot_pool(ring: RingName) -> None:
+    slots, offsets = array("I", [0]), array("Q", [512])
+    with vioblk.open("mem:1M", ring=ring) as disk, disk.slot_pool(4, 512) as pool:
+
+        def child() -> None:
+            expect_forked(lambda: pool.submit(slots, offsets))
+            expect_forked(lambda: pool.reap(slots))
+            expect_forked(lambda: pool.wait(0.1))
+            expect_forked(lambda: pool.in_flight)
+            expect_forked(pool.close)
+
+        in_child(child)
+        assert pool.submit(slots, offsets) == 1
+        assert pool.wait()
+        assert pool.reap(slots) == 1
 
 
 def test_a_child_that_forgets_its_copy_is_not_warned(ring: RingName) -> None:
