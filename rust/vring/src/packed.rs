@@ -305,8 +305,10 @@ impl Ring for PackedQueue {
 
     #[inline]
     fn has_used_many(&self, count: u16) -> bool {
-        let last = self.used_position(count);
-        self.numbers.is_amid_batch() || self.shared.flags_if_used(last).is_some()
+        // The next place as well: without it there is nothing to reap, whatever a device that breaks
+        // the order writes further ahead, and who waits would look again and again.
+        let is_used = |position| self.shared.flags_if_used(position).is_some();
+        self.numbers.is_amid_batch() || is_used(self.used) && is_used(self.used_position(count))
     }
 
     fn arm_ahead(&mut self, count: u16) -> Result<bool, Broken> {

@@ -102,3 +102,17 @@ fn where_the_places_to_come_are_not_known_it_names_the_next() {
     bench.give_back_batch(heads[2], Some(3), 3);
     assert!(bench.ring.arm_ahead(3).unwrap());
 }
+
+#[test]
+fn a_place_that_is_used_before_those_in_front_of_it_is_nothing_to_be_woken_for() {
+    let mut bench = Bench::<vring::PackedQueue>::new(8, EVENTS);
+    let heads = bench.publish(&[1, 2, 3]);
+    bench.device.offset = 2;
+    bench.give_back(heads[2], 0);
+    assert!(!bench.ring.has_used_many(3) && !bench.ring.arm_ahead(3).unwrap());
+    bench.device.offset = 0;
+    bench.give_back(heads[0], 0);
+    assert!(bench.ring.has_used_many(3) && bench.ring.arm_ahead(3).unwrap());
+    assert_eq!(bench.reap_all().unwrap().len(), 1);
+    assert!(!bench.ring.has_used_many(2) && !bench.ring.arm_ahead(2).unwrap());
+}

@@ -84,7 +84,8 @@ pub struct PackedDevice {
     size: u16,
     descriptors: PackedDescriptors,
     driver_event: Words,
-    offset: u16,
+    /// Of the slot that it uses next.
+    pub offset: u16,
     wrap: bool,
 }
 
