@@ -199,8 +199,9 @@ class RequestQueue(Protocol):
     def arm(self) -> bool:
         """Ask for an interrupt at the next completion, before waiting on `fileno()` elsewhere.
 
-        Whether `reap_many` has something already. It stays asked for until `reap_many` finds
-        something, whatever other threads do.
+        Whether `reap_many` has something already, or a pool. It stays asked for, whatever other
+        threads do, until `reap_many` finds something while no pool has anything in flight, or the
+        `reap` of a pool does while nobody else has.
         """
 
     def slot_frames_length(self, count: int, slot_bytes: int, /) -> int:

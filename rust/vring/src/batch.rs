@@ -60,7 +60,7 @@ pub(crate) struct Batches {
 }
 
 impl Batches {
-    /// A batch of these requests; the vector gets memory that another batch no longer needs.
+    /// A batch of these requests, which are taken out of the vector, with its memory.
     pub(crate) fn open(&mut self, requests: &mut Vec<Checked>, limits: Limits) -> BatchId {
         self.opened += 1;
         let mut batch = Batch { limits, ..Batch::default() };

@@ -57,9 +57,10 @@ impl Pools {
         id
     }
 
+    /// One that was dropped is there for the device alone.
     fn get(&self, id: PoolId) -> Option<&Pool> {
         match self.places.get(id.place as usize)? {
-            Some((number, pool)) if *number == id.number => Some(pool),
+            Some((number, pool)) if *number == id.number && !pool.dropped => Some(pool),
             _ => None,
         }
     }

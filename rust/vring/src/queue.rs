@@ -272,10 +272,7 @@ impl<R: Ring> BlockQueue<R> {
             self.after_reap(state, reaped);
         }
         if count > 0 {
-            state.armed_by_owner = false;
-            if !state.waiter {
-                state.slots.ring_mut().disarm();
-            }
+            state.note_handed(|state| state.pools.in_flight_count());
         } else if limit > 0 {
             state.check()?;
         }
@@ -515,8 +512,9 @@ impl<R: Ring> BlockQueue<R> {
     }
 
     /// Ask for an interrupt at the next completion, before waiting on [`Self::poll_fd`]; whether
-    /// there is something to reap already. It stays asked for until `reap_many` finds something,
-    /// whatever other threads do. A queue that polls asks for none.
+    /// there is something to reap already. It stays asked for, whatever other threads do, until
+    /// `reap_many` finds something while no pool has anything in flight, or `pool_reap` while nobody
+    /// else has. A queue that polls asks for none.
     pub fn arm(&self) -> Result<bool, QueueError> {
         let mut state = self.lock();
         // What woke the caller is taken out: else the descriptor would stay readable, and an

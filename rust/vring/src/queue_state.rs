@@ -53,7 +53,8 @@ pub(crate) struct State<R: Ring> {
     pub(crate) far: bool,
     /// How many wait for the one in epoll.
     pub(crate) sleepers: usize,
-    /// `arm` asked for an interrupt, and nothing was reaped since: a waiter leaves it on.
+    /// `arm` asked for an interrupt, and nothing was handed out since (see `note_handed`): a waiter
+    /// leaves it on.
     pub(crate) armed_by_owner: bool,
     /// Why the queue was given up; it stays so.
     pub(crate) gone: Option<String>,
@@ -79,6 +80,16 @@ impl<R: Ring> State<R> {
     /// Completions that nobody has taken: of submitted requests, and of pools.
     pub(crate) fn kept_count(&self) -> usize {
         self.finished.len() + self.pools.parked_count()
+    }
+
+    /// Whoever reaped was handed something, for which the owner's event loop may have asked to be
+    /// told: it will ask again. But as long as `others` have something to come, it may have asked
+    /// for theirs, and be told of nothing any more if interrupts went off now.
+    pub(crate) fn note_handed(&mut self, others: impl FnOnce(&Self) -> usize) {
+        self.armed_by_owner = self.armed_by_owner && others(self) > 0;
+        if !self.armed_by_owner && !self.waiter {
+            self.slots.ring_mut().disarm();
+        }
     }
 
     pub(crate) fn give_up(&mut self, why: impl Into<String>) {

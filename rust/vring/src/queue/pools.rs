@@ -109,10 +109,11 @@ impl<R: Ring> BlockQueue<R> {
             return Err(QueueError::SlotFailed { slot, status });
         }
         if count > 0 {
-            state.armed_by_owner = false;
-            if !state.waiter {
-                state.slots.ring_mut().disarm();
-            }
+            state.note_handed(|state| {
+                let (owned, parked) = state.pools.counts(id);
+                let general = state.slots.in_flight_count() + state.finished.len();
+                general + state.pools.in_flight_count() - (owned + parked)
+            });
         } else if limit > 0 {
             state.pools.check(id)?;
             state.check()?;
