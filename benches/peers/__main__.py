@@ -9,6 +9,7 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -16,10 +17,14 @@ from typing import Any, Final
 from benches import refuse_debug, report
 from benches.measure import Plan
 from benches.peers import children, daemon
-from benches.peers.cases import CASES, Case, MemoryCase
+from benches.peers.cases import CASES, Case, LeftOut, MemoryCase
 from benches.peers.children import PeerFailed
 from benches.peers.processors import TooFewProcessors
 from tests.interop.storage_daemon import MissingTool
+from vioblk import VioblkError
+
+FAILURES: Final = (LeftOut, PeerFailed, TooFewProcessors, MissingTool, VioblkError, OSError)
+"""Of a case, that are no reason to leave out the others."""
 
 REPEATS: Final = 3
 """Rounds of a case that are measured again for being disturbed. Each has up to six sides."""
@@ -40,7 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print("vioblk beside its peers: ratio as median (quartiles); requests/s as medians", flush=True)
     results: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="vioblk-peers-") as place:
-        children.programs()
+        with suppress(PeerFailed, OSError):  # those that need them say so
+            children.programs()
         daemon.write_pattern(Path(place) / "disk.raw")
         for name in names:
             results += _results(CASES[name], Path(place), plan)
@@ -51,15 +57,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _results(case: Case | MemoryCase, place: Path, plan: Plan) -> list[dict[str, Any]]:
     """A case as the report has it, printed; or why it could not be measured."""
     try:
-        comparisons = case.run(place, plan)
-    except (PeerFailed, TooFewProcessors, MissingTool) as error:
+        return case.run(place, plan)
+    except FAILURES as error:
         missing = [{"name": claim.name, "missing": str(error)} for claim in case.claims]
         for each in missing:
             print(f"[{each['name']}] MISSING: {each['missing']}", flush=True)
         return missing
-    for comparison in comparisons:
-        print(comparison, flush=True)
-    return [comparison.as_json() for comparison in comparisons]
 
 
 if __name__ == "__main__":

@@ -1,18 +1,20 @@
 """What is measured beside what, and how far ahead it is to be.
 
 Every case serves one node by one daemon to all its sides, and measures them in turns. Before that,
-each side reads a raw file of a known pattern, by the same calls, and has to find it there.
+each side reads a raw file of a known pattern, by the same calls, and has to find it there. A peer
+that fails is left out, and the case is measured again without it.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+import subprocess
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import vioblk
-from benches.measure import Comparison, Plan, Side, measure
+from benches.measure import Plan, Rounds, Side, Work, measure
 from benches.peers import children, daemon, ours, processors
 from benches.peers.bounds import FileReads
 from benches.peers.fio import Fio
@@ -33,11 +35,91 @@ class Verifiable(Protocol):
     def verify(self, count: int) -> None: ...
 
 
-class Sides(NamedTuple):
-    """What a case measures, and what can be verified of it."""
+class Peer(Verifiable, Protocol):
+    """Another client."""
 
-    sides: list[Side]
-    verifiable: list[Verifiable]
+    def work(self, count: int) -> float: ...
+
+
+class LeftOut(Exception):
+    """A peer that failed: its name, and what it failed of."""
+
+    def __init__(self, name: str, why: str) -> None:
+        super().__init__(f"{name}: {why}")
+        self.name = name
+
+
+@contextmanager
+def of_peer(name: str) -> Iterator[None]:
+    """Raises LeftOut for what goes wrong with a peer in the block."""
+    try:
+        yield
+    except (children.PeerFailed, OSError, ValueError, subprocess.SubprocessError) as error:
+        raise LeftOut(name, str(error)) from error
+
+
+class Sides:
+    """What a case measures, and what can be verified of it; without some peers."""
+
+    def __init__(self, stack: ExitStack, without: Mapping[str, str]) -> None:
+        """`stack` closes the peers."""
+        self._stack = stack
+        self._without = without
+        self.sides: list[Side] = []
+        self.verifiable: list[tuple[str, Verifiable]] = []
+
+    def add(self, name: str, work: Work, verifiable: Verifiable | None = None) -> None:
+        """One of our own sides."""
+        self.sides.append(Side(name, work))
+        if verifiable is not None:
+            self.verifiable.append((name, verifiable))
+
+    def add_peer(self, name: str, peer: Callable[[], AbstractContextManager[Peer]]) -> None:
+        """Another client, to be started now, unless it is left out. Raises LeftOut."""
+        if name in self._without:
+            return
+        with of_peer(name):
+            found = self._stack.enter_context(peer())
+        self.sides.append(Side(name, _work_of(name, found.work)))
+        self.verifiable.append((name, found))
+
+    def add_fio(self, name: str, fio: Fio) -> None:
+        """fio, which reads what nobody can verify. Raises LeftOut."""
+        if name in self._without:
+            return
+        with of_peer(name):
+            fio.look()
+        self.sides.append(Side(name, _work_of(name, fio.work), granule=FIO_GRANULE))
+
+    def verify(self, count: int) -> None:
+        """Raises LeftOut."""
+        for name, each in self.verifiable:
+            with of_peer(name):
+                each.verify(count)
+
+
+def _work_of(name: str, work: Work) -> Work:
+    def named(count: int) -> float:
+        with of_peer(name):
+            return work(count)
+
+    return named
+
+
+def without_those_that_fail(
+    run: Callable[[Mapping[str, str]], Rounds],
+) -> tuple[Rounds, dict[str, str]]:
+    """What `run` measured, and who was left out, with the reason. Raises LeftOut for a side that
+    `run` does not leave out when it is told to."""
+    without: dict[str, str] = {}
+    while True:
+        try:
+            return run(without), without
+        except LeftOut as error:
+            if error.name in without:
+                raise
+            print(f"left out: {error}", flush=True)
+            without[error.name] = str(error)
 
 
 class Claim(NamedTuple):
@@ -79,30 +161,35 @@ class Case:
     raw: bool
     """A raw file; else a null node."""
     placement: Placement
-    open_sides: Callable[[Path, Path, Shape, ExitStack], Sides]
-    """Given the daemon's directory and the image; the stack closes what it opens."""
+    open_sides: Callable[[Path, Path, Shape, ExitStack, Mapping[str, str]], Sides]
+    """Given the daemon's directory, the image, a stack that closes what it opens, and who is left
+    out."""
     clients: int
     """Of vhost-user."""
     claims: Sequence[Claim]
 
-    def run(self, directory: Path, plan: Plan) -> list[Comparison]:
-        """Verify, then measure."""
-        image = directory / "disk.raw"
-        if not self.raw:
-            with self._served(directory / f"{self.name}-pattern", image, raw=True) as found:
-                self._verify(found)
-        with self._served(directory / self.name, image, raw=self.raw) as found:
-            if self.raw:
-                self._verify(found)
-            rounds = measure(found.sides, plan)
-        return [rounds.compare(*claim) for claim in self.claims]
+    def run(self, directory: Path, plan: Plan) -> list[dict[str, Any]]:
+        """Verify, then measure; a result for each claim."""
+        rounds, without = without_those_that_fail(
+            lambda without: self._measure(directory, plan, without)
+        )
+        return [result(claim, rounds, without) for claim in self.claims]
 
-    def _verify(self, found: Sides) -> None:
-        for each in found.verifiable:
-            each.verify(self.shape.verified)
+    def _measure(self, directory: Path, plan: Plan, without: Mapping[str, str]) -> Rounds:
+        image, attempt = directory / "disk.raw", f"{self.name}-{len(without)}"
+        if not self.raw:
+            place = directory / f"{attempt}-pattern"
+            with self._served(place, image, without, raw=True) as found:
+                found.verify(self.shape.verified)
+        with self._served(directory / attempt, image, without, raw=self.raw) as found:
+            if self.raw:
+                found.verify(self.shape.verified)
+            return measure(found.sides, plan)
 
     @contextmanager
-    def _served(self, directory: Path, image: Path, *, raw: bool) -> Iterator[Sides]:
+    def _served(
+        self, directory: Path, image: Path, without: Mapping[str, str], *, raw: bool
+    ) -> Iterator[Sides]:
         disk = daemon.raw_disk(image, self.clients) if raw else daemon.null_disk(self.clients)
         with ExitStack() as stack:
             here, there = processors.two()
@@ -115,7 +202,18 @@ class Case:
             with processors.bound_to(server):
                 stack.enter_context(daemon.serve(directory, disk))
             stack.enter_context(processors.bound_to(client))
-            yield self.open_sides(directory, image, self.shape, stack)
+            yield self.open_sides(directory, image, self.shape, stack, without)
+
+
+def result(claim: Claim, rounds: Rounds, without: Mapping[str, str]) -> dict[str, Any]:
+    """What was measured of a claim, printed and as the report has it; or why it was not."""
+    reasons = [without[side] for side in (claim.subject, claim.baseline) if side in without]
+    if reasons:
+        print(f"[{claim.name}] MISSING: {reasons[0]}", flush=True)
+        return {"name": claim.name, "missing": reasons[0]}
+    comparison = rounds.compare(*claim)
+    print(comparison, flush=True)
+    return comparison.as_json()
 
 
 def _slots(directory: Path, number: int, shape: Shape, stack: ExitStack) -> ours.Slots:
@@ -123,67 +221,53 @@ def _slots(directory: Path, number: int, shape: Shape, stack: ExitStack) -> ours
     return stack.enter_context(closing(ours.Slots(disk, shape.block, shape.depth)))
 
 
-def _null_sides(directory: Path, image: Path, shape: Shape, stack: ExitStack) -> Sides:
-    block, depth = shape.block, shape.depth
+def _blkio(directory: Path, number: int, shape: Shape, *, poll: bool = False) -> children.Child:
+    socket = daemon.socket(directory, number)
+    return children.blkio(socket, block=shape.block, depth=shape.depth, poll=poll)
+
+
+def _libnbd(directory: Path, shape: Shape, method: str) -> children.Child:
+    return children.libnbd(directory, shape.block, shape.depth, method)
+
+
+def _null_sides(
+    directory: Path, image: Path, shape: Shape, stack: ExitStack, without: Mapping[str, str]
+) -> Sides:
     slots = _slots(directory, 0, shape, stack)
-    event, poll = (
-        stack.enter_context(
-            children.blkio(
-                daemon.socket(directory, 1 + poll), block=block, depth=depth, poll=bool(poll)
-            )
-        )
-        for poll in (0, 1)
-    )
-    libnbd = stack.enter_context(children.libnbd(directory, block, depth, "async"))
-    fio = Fio(directory, block, depth)
-    return Sides(
-        [
-            Side("blkio, event", event.work),
-            Side("vioblk, event", slots.polling(False)),
-            Side("libnbd, asynchronous", libnbd.work),
-            Side("vioblk, poll", slots.polling(True)),
-            Side("blkio, poll", poll.work),
-            Side("fio, NBD", fio.work, granule=FIO_GRANULE),
-        ],
-        [slots, event, poll, libnbd],
-    )
+    found = Sides(stack, without)
+    found.add_peer("blkio, event", lambda: _blkio(directory, 1, shape))
+    found.add("vioblk, event", slots.polling(False), slots)
+    found.add_peer("libnbd, asynchronous", lambda: _libnbd(directory, shape, "async"))
+    found.add("vioblk, poll", slots.polling(True))
+    found.add_peer("blkio, poll", lambda: _blkio(directory, 2, shape, poll=True))
+    found.add_fio("fio, NBD", Fio(directory, shape.block, shape.depth))
+    return found
 
 
-def _raw_sides(directory: Path, image: Path, shape: Shape, stack: ExitStack) -> Sides:
-    block, depth = shape.block, shape.depth
+def _raw_sides(
+    directory: Path, image: Path, shape: Shape, stack: ExitStack, without: Mapping[str, str]
+) -> Sides:
     slots = _slots(directory, 0, shape, stack)
-    blkio = stack.enter_context(
-        children.blkio(daemon.socket(directory, 1), block=block, depth=depth)
-    )
-    libnbd = stack.enter_context(children.libnbd(directory, block, depth, "async"))
-    sides = [
-        Side("blkio, event", blkio.work),
-        Side("vioblk, event", slots.work),
-        Side("libnbd, asynchronous", libnbd.work),
-    ]
-    verifiable: list[Verifiable] = [slots, blkio, libnbd]
-    if depth > FEW:
-        file = stack.enter_context(closing(FileReads(image, block)))
-        sides.append(Side("preadv, no daemon", file.work))
-        verifiable.append(file)
-    return Sides(sides, verifiable)
+    found = Sides(stack, without)
+    found.add_peer("blkio, event", lambda: _blkio(directory, 1, shape))
+    found.add("vioblk, event", slots.work, slots)
+    found.add_peer("libnbd, asynchronous", lambda: _libnbd(directory, shape, "async"))
+    if shape.depth > FEW:
+        file = stack.enter_context(closing(FileReads(image, shape.block)))
+        found.add("preadv, no daemon", file.work, file)
+    return found
 
 
-def _single_sides(directory: Path, image: Path, shape: Shape, stack: ExitStack) -> Sides:
+def _single_sides(
+    directory: Path, image: Path, shape: Shape, stack: ExitStack, without: Mapping[str, str]
+) -> Sides:
     disk = vioblk.open(f"vhost-user:{daemon.socket(directory, 0)}", queue_count=1)
     reads = stack.enter_context(closing(ours.OneByOne(disk, shape.block)))
-    blkio = stack.enter_context(
-        children.blkio(daemon.socket(directory, 1), block=shape.block, depth=1)
-    )
-    libnbd = stack.enter_context(children.libnbd(directory, shape.block, 1, "sync"))
-    return Sides(
-        [
-            Side("blkio, event", blkio.work),
-            Side("vioblk, readinto", reads.work),
-            Side("libnbd, synchronous", libnbd.work),
-        ],
-        [reads, blkio, libnbd],
-    )
+    found = Sides(stack, without)
+    found.add_peer("blkio, event", lambda: _blkio(directory, 1, shape))
+    found.add("vioblk, readinto", reads.work, reads)
+    found.add_peer("libnbd, synchronous", lambda: _libnbd(directory, shape, "sync"))
+    return found
 
 
 @dataclass(frozen=True)
@@ -195,7 +279,7 @@ class MemoryCase:
     shape: Shape
     claims: Sequence[Claim]
 
-    def run(self, directory: Path, plan: Plan) -> list[Comparison]:
+    def run(self, directory: Path, plan: Plan) -> list[dict[str, Any]]:
         """Verify, then measure. Client and device have a processor each."""
         del directory
         here, there = processors.two()
@@ -215,7 +299,7 @@ class MemoryCase:
                 ],
                 plan,
             )
-        return [rounds.compare(*claim) for claim in self.claims]
+        return [result(claim, rounds, {}) for claim in self.claims]
 
 
 ALL: Final[Sequence[Case | MemoryCase]] = (

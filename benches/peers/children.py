@@ -113,16 +113,21 @@ def libnbd(directory: Path, block: int, depth: int, method: str) -> Child:
 
 @cache
 def programs() -> dict[str, Path]:
-    """The peers that are written in Rust, by name; they are built if need be."""
+    """The peers that are written in Rust, by name; they are built if need be.
+
+    Raises PeerFailed if that cannot be.
+    """
     command = ["cargo", "build", "--release", "--locked", "--package", "vioblk-benches", "--bins"]
     done = subprocess.run(
         [*command, "--quiet", "--message-format=json"],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         text=True,
-        check=True,
+        check=False,
         timeout=BUILD_TIMEOUT_S,
     )
+    if done.returncode:
+        raise PeerFailed(f"{' '.join(command)} ended with {done.returncode}")
     return parse_programs(done.stdout)
 
 

@@ -1,6 +1,7 @@
 """fio with its NBD engine: a client in C, for what the protocol allows."""
 
 import json
+import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,11 @@ class Fio:
     """The daemon's."""
     block: int
     depth: int
+
+    def look(self) -> None:
+        """Raises PeerFailed if it is not there."""
+        if shutil.which(self.command(1)[0]) is None:
+            raise PeerFailed("fio is not installed: make bench-tools")
 
     def work(self, count: int) -> float:
         done = subprocess.run(

@@ -3,18 +3,25 @@
 import json
 import os
 import sys
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
 
 import vioblk
 from benches import growth, memory
-from benches.measure import Plan
+from benches.measure import Plan, Rounds, measure
 from benches.peers import children, daemon, ours, processors
 from benches.peers.bounds import FileReads
-from benches.peers.cases import CASES
+from benches.peers.cases import (
+    CASES,
+    Claim,
+    LeftOut,
+    Sides,
+    result,
+    without_those_that_fail,
+)
 from benches.peers.fio import Fio, parse_seconds
 
 IMAGE_BYTES = 4 << 20
@@ -75,6 +82,85 @@ def image(tmp_path: Path) -> Path:
 def test_there_is_a_case_for_every_claim_and_no_claim_is_made_twice() -> None:
     claims = [claim.name for case in CASES.values() for claim in case.claims]
     assert sorted(claims) == sorted(CLAIMED)
+
+
+def made_up(sides: Sides) -> Rounds:
+    return measure(sides.sides, Plan(pairs=2, side_s=1e-6, repeats=0))
+
+
+def seconds(count: int) -> float:
+    return 1e-6 * count
+
+
+class MadeUp:
+    """A peer that takes a microsecond for each request; or fails at one of its steps."""
+
+    def __init__(self, fails: str = "") -> None:
+        self.fails = fails
+
+    def _step(self, name: str) -> None:
+        if self.fails == name:
+            raise children.PeerFailed(f"it cannot {name}")
+
+    def __enter__(self) -> "MadeUp":
+        self._step("start")
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        pass
+
+    def verify(self, count: int) -> None:
+        self._step("verify")
+
+    def work(self, count: int) -> float:
+        self._step("work")
+        return seconds(count)
+
+
+@pytest.mark.parametrize("fails", ["start", "verify", "work"])
+def test_a_peer_that_fails_costs_its_own_ratios_and_no_others(
+    fails: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(without: Mapping[str, str]) -> Rounds:
+        with ExitStack() as stack:
+            sides = Sides(stack, without)
+            sides.add("ours", seconds)
+            sides.add_peer("good", MadeUp)
+            sides.add_peer("bad", lambda: MadeUp(fails))
+            sides.verify(1)
+            return made_up(sides)
+
+    rounds, without = without_those_that_fail(run)
+    assert without == {"bad": f"bad: it cannot {fails}"}
+    assert result(Claim("ours_vs_bad", "ours", "bad", 1.0), rounds, without) == {
+        "name": "ours_vs_bad",
+        "missing": f"bad: it cannot {fails}",
+    }
+    found = result(Claim("ours_vs_good", "ours", "good", 1.0), rounds, without)
+    assert found["ratio"]["median"] == pytest.approx(1)
+    assert "[ours_vs_bad] MISSING: bad: it cannot" in capsys.readouterr().out
+
+
+def test_a_side_of_ours_that_fails_is_no_measurement() -> None:
+    def run(without: Mapping[str, str]) -> Rounds:
+        with ExitStack() as stack:
+            sides = Sides(stack, without)
+            sides.add("ours", MadeUp("work").work, MadeUp("verify"))
+            sides.verify(1)
+            return made_up(sides)
+
+    with pytest.raises(LeftOut, match="ours: it cannot verify"):
+        without_those_that_fail(run)
+
+
+def test_a_program_that_is_not_there_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nonexistent")
+    with ExitStack() as stack:
+        sides = Sides(stack, {})
+        with pytest.raises(LeftOut, match="fio is not installed: make bench-tools"):
+            sides.add_fio("fio", Fio(Path("/run/d"), 4096, 32))
+        with pytest.raises(LeftOut, match=r"gone: .*No such file"):
+            sides.add_peer("gone", lambda: children.Child(["/nonexistent/peer"]))
 
 
 def test_the_seconds_of_fio_are_those_of_its_reads() -> None:
