@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import vioblk
+from tests.support.patience import hasty
 from vioblk._native import DirectTransfers, Region, SoftwareDevice
 from vioblk.block.disk import BlockDevice
 from vioblk.transport.software import SoftwareTransport
@@ -43,11 +44,12 @@ def software(disk: BlockDevice) -> SoftwareDevice:
     return transport.device
 
 
-def only_directly(disk: BlockDevice, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*arguments: object) -> None:
-        raise NotDirect
+def unexpected(*arguments: object) -> None:
+    raise NotDirect
 
-    monkeypatch.setattr(disk._transfers, "move", refuse)
+
+def only_directly(disk: BlockDevice, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(disk._transfers, "move", unexpected)
 
 
 def chains(disk: BlockDevice) -> int:
@@ -77,6 +79,22 @@ def test_dma_memory_is_written_and_read_by_one_request_each(
         assert chains(disk) == before + 2 * 39
         assert disk._gate.inside == 0
         assert all(queue.kick_count for queue in disk.info.queues), "the queues take turns"
+
+
+@pytest.mark.parametrize("options", FORMATS)
+def test_bytes_are_read_by_one_request_each_and_no_bounce_buffer_is_kept(
+    monkeypatch: pytest.MonkeyPatch, options: str
+) -> None:
+    with opened(f"mem:1M?queues=2{options}", queue_count=2) as disk:
+        for turn in range(40):
+            disk.write(turn * 512, bytes([turn]) * 512)
+        monkeypatch.setattr(disk._transfers, "_move_region", unexpected)
+        before = chains(disk)
+        for turn in range(40):
+            assert disk.read(turn * 512, 512) == bytes([turn]) * 512
+        assert chains(disk) == before + 40
+        assert disk._transfers.pool.free_count == disk._transfers.pool.chunk_count == 1
+        assert disk._gate.inside == 0
 
 
 def test_the_buffer_may_be_a_region_or_any_flat_view_of_one(
@@ -146,6 +164,9 @@ CALLS: dict[str, Call] = {
     "another buffer of numbers": lambda disk, view: disk.write(0, array.array("Q", [1] * 128)),
     "one that is longer than a request": lambda disk, view: disk.readinto(0, view),
     "another length than is in the region": lambda disk, view: disk.write(0, view[1024:]),
+    "bytes": lambda disk, view: disk.read(512, 1024),
+    "bytes that are longer than a request": lambda disk, view: disk.read(0, 4096),
+    "bytes that are longer than a bounce buffer": lambda disk, view: disk.read(0, 1 << 19),
 }
 
 
@@ -156,16 +177,19 @@ def outcome(call: Call, disk: BlockDevice, view: memoryview) -> Any:
         return type(error), str(error)
 
 
-def in_both_ways(call: Call, address: str, fault: str | None = None, **options: Any) -> Any:
+def in_both_ways(
+    call: Call, address: str, fault: str | None = None, timeout_s: float = LONG_S
+) -> Any:
     """What comes of a call on a fresh disk, which is the same in both ways."""
     outcomes = []
     for general in (False, True):
-        with opened(address, queue_count=1, **options) as disk, buffer_of(disk) as view:
+        with opened(address, queue_count=1) as disk, buffer_of(disk) as view:
             if general:
                 disk._transfers.direct = None
             if fault is not None:
                 software(disk).inject(fault, value=1)
-            outcomes.append(outcome(call, disk, view))
+            with hasty(disk, timeout_s):
+                outcomes.append(outcome(call, disk, view))
             assert disk._gate.inside == 0
             if disk.device.in_flight:
                 disk.reset()  # it would keep the region
@@ -182,6 +206,7 @@ def test_what_is_odd_has_the_same_outcome_as_in_the_general_way(address: str, ca
 READ_AND_WRITE: dict[str, Call] = {
     "readinto": lambda disk, view: disk.readinto(512, view),
     "write": lambda disk, view: disk.write(512, view),
+    "read": lambda disk, view: disk.read(512, 4096),
 }
 
 
@@ -239,9 +264,9 @@ def test_who_waits_when_the_queue_is_reset_is_told_which_it_was(how: str) -> Non
 
 
 def test_a_request_that_was_given_up_keeps_its_region_and_nothing_else() -> None:
-    with opened(timeout_s=0.05) as disk, buffer_of(disk) as view:
+    with opened() as disk, buffer_of(disk) as view:
         software(disk).inject("delay")
-        with pytest.raises(vioblk.RequestTimeoutError):
+        with hasty(disk, 0.05), pytest.raises(vioblk.RequestTimeoutError):
             disk.readinto(0, view)
         assert disk.device.in_flight == 1
         assert region_of(view).in_flight == 1

@@ -177,8 +177,9 @@ class BouncePool:
         return True
 
     def _ring(self) -> None:
-        with suppress(RuntimeError):  # it rings already
-            self._bell.release()
+        if self._bell.locked():
+            with suppress(RuntimeError):  # somebody else was faster
+                self._bell.release()
 
     def _nothing_free(self, timeout_s: float) -> str:
         held = sum(chunk.region.in_flight > 0 for chunk in self._chunks)

@@ -136,8 +136,9 @@ class BlockDevice:
         or not contiguous.
         """
         transfers = self._transfers
-        if transfers.direct is not None:
-            sent = transfers.direct.read(offset, buffer, transfers.timeout_s)
+        direct = transfers.direct
+        if direct is not None:
+            sent = direct.read(offset, buffer, transfers.timeout_s)
             if isinstance(sent, int):
                 return sent
             if sent is not None:
@@ -157,8 +158,9 @@ class BlockDevice:
         ReadOnlyError; if the device fails a part of a long write, other parts may be written.
         """
         transfers = self._transfers
-        if transfers.direct is not None:
-            sent = transfers.direct.write(offset, data, transfers.timeout_s)
+        direct = transfers.direct
+        if direct is not None:
+            sent = direct.write(offset, data, transfers.timeout_s)
             if isinstance(sent, int):
                 return sent
             if sent is not None:

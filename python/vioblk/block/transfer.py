@@ -206,10 +206,22 @@ class Transfers:
         loan = self.pool.lend(1, Deadline(self.timeout_s))
         try:
             [chunk] = loan.chunks
-            self._move_region(RequestType.IN, offset, chunk.handle, 0, length)
-            return bytes(chunk.view[:length])
+            with chunk.view[:length] as part:
+                if not self._read_directly(offset, part):
+                    self._move_region(RequestType.IN, offset, chunk.handle, 0, length)
+                return bytes(part)
         finally:
             self.pool.end(loan)
+
+    def _read_directly(self, offset: int, view: memoryview) -> bool:
+        """Fill `view`, which lies in DMA memory, by one native call; whether that could be done."""
+        direct = self.direct
+        sent = None if direct is None else direct.read(offset, view, self.timeout_s)
+        if sent is None:
+            return False
+        if not isinstance(sent, int):
+            self.settle(RequestType.IN, offset, *sent)
+        return True
 
     def _read_long(self, offset: int, length: int) -> bytes:
         # Unlike a bytearray, a stream gives away what it holds without a copy.
