@@ -17,6 +17,7 @@ from vioblk.block.disk import BlockDevice
 from vioblk.block.features import BLOCK_DEVICE_TYPE
 from vioblk.block.info import DiskInfo
 from vioblk.block.limits import DiskLimits
+from vioblk.block.slot_pool import SlotPool
 from vioblk.bus import Bus, BusDevice, BusState, attach_candidate
 from vioblk.candidate import AddressCandidate
 from vioblk.device import VirtioDevice
@@ -85,6 +86,7 @@ __all__ = [
     "RequestTimeoutError",
     "RequestTooLongError",
     "ResetTimeoutError",
+    "SlotPool",
     "StateError",
     "Topology",
     "TransportError",
