@@ -5,8 +5,10 @@ goes on: what it would have measured is missing from the summary, by name.
 """
 
 import os
+import signal
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -49,18 +51,27 @@ def run(part: Part) -> bool:
     """Whether it ended well."""
     print(f"\n== {part.name}: {part.about}", flush=True)
     start = perf_counter()
-    try:
-        code = subprocess.run(
-            [sys.executable, *part.arguments], cwd=ROOT, check=False, timeout=PART_TIMEOUT_S
-        ).returncode
-    except subprocess.TimeoutExpired:
-        code = None
+    code = _exit_code(part)
     print(f"== {part.name} took {perf_counter() - start:.0f} s", flush=True)
     if code:
         print(f"== {part.name} FAILED: exit code {code}", flush=True)
     elif code is None:
         print(f"== {part.name} FAILED: not done within {PART_TIMEOUT_S} s", flush=True)
     return code == 0
+
+
+def _exit_code(part: Part) -> int | None:
+    """None if it did not end in time. Nothing that it started is left to disturb the next one."""
+    command = [sys.executable, *part.arguments]
+    process = subprocess.Popen(command, cwd=ROOT, process_group=0)
+    try:
+        return process.wait(PART_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        return None
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def main() -> int:

@@ -1,6 +1,7 @@
 """The suite as a whole: its parts are there, one that fails stops no other, and criterion's figures
 are found."""
 
+import fcntl
 import importlib.util
 import json
 import os
@@ -56,6 +57,18 @@ def test_a_part_that_does_not_end_is_ended(
     monkeypatch.setattr(suite, "PART_TIMEOUT_S", 0.1)
     assert not suite.run(Part("endless", "waits", program("import signal; signal.pause()")))
     assert "not done within 0.1 s" in capfd.readouterr().out
+
+
+def test_nothing_that_a_part_started_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = tmp_path / "lock"
+    child = f"import fcntl, signal; f = open({str(lock)!r}, 'w'); fcntl.flock(f, 2); signal.pause()"
+    code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
+    monkeypatch.setattr(suite, "PART_TIMEOUT_S", 2.0)
+    assert not suite.run(Part("endless", "waits for a child", program(code)))
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # for ever, if the child still had it
 
 
 def test_a_debug_build_is_not_measured(
