@@ -1208,3 +1208,65 @@ fn a_refused_submit_leaves_nothing_of_it_behind() {
         rig.queue.close_pool(pool).unwrap();
     }
 }
+
+#[test]
+fn pools_requests_and_batches_live_side_by_side_on_one_queue() {
+    for (rig, mut device) in [Rig::for_pools(), Rig::new(), Rig::with_events(16)] {
+        let stop = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let (rig, stop) = (&rig, &stop);
+            let served = scope.spawn(move || device.serve(stop));
+            let deadline = move || Some(Instant::now() + LONG);
+            let by_pool = move |first: u64| {
+                let (pool, buffer) = rig.pool(3);
+                let mut next = first;
+                let (mut free, mut sectors): (Vec<u32>, _) = (vec![0, 1, 2], [0; 3]);
+                for _ in 0..200 {
+                    let requests: Vec<_> = free.iter().copied().zip(next..).collect();
+                    let count = rig.submit(pool, &requests).unwrap();
+                    for &(slot, sector) in &requests[..count] {
+                        sectors[slot as usize] = sector;
+                    }
+                    next += count as u64;
+                    free.drain(..count);
+                    let came = rig.queue.pool_wait(pool, deadline(), || Ok::<(), QueueError>(()));
+                    // False: nothing fitted, as the others have all of the ring.
+                    assert!(came.unwrap() || free.len() == 3);
+                    for (slot, status) in rig.reap_pool(pool).unwrap() {
+                        assert_eq!(status, status_of(sectors[slot as usize]));
+                        free.push(slot);
+                    }
+                }
+                rig.queue.drop_pool(pool);
+                buffer
+            };
+            let pools = [scope.spawn(move || by_pool(0)), scope.spawn(move || by_pool(1_000))];
+            let batches = scope.spawn(move || {
+                for round in 0..100 {
+                    let sectors = round * 7..round * 7 + 1 + round % 19;
+                    let execution = rig.begin(sectors.clone());
+                    assert_eq!(rig.finish(&execution), Ok(statuses_of(sectors)));
+                }
+            });
+            let singles = scope.spawn(move || {
+                for round in 0..200 {
+                    let Some(single) = rig.queue.send(&rig.read(round)).unwrap() else { continue };
+                    let status =
+                        rig.queue.finish_single(&single, deadline(), || Ok::<(), QueueError>(()));
+                    assert_eq!(status, Ok(status_of(round)));
+                }
+            });
+            let buffers = pools.map(join);
+            join(batches);
+            join(singles);
+            let started = Instant::now();
+            while rig.queue.in_flight() > 0 {
+                assert!(started.elapsed() < LONG, "something was forgotten");
+                rig.queue.wait(deadline(), || Ok::<(), QueueError>(())).unwrap();
+            }
+            buffers.iter().for_each(|buffer| buffer.close().unwrap());
+            stop.store(true, Relaxed);
+            join(served);
+        });
+    }
+}
