@@ -125,7 +125,7 @@ clauses: clauses-record $(STAMPS)/dev
 .PHONY: bench
 bench: test-tools bench-tools $(STAMPS)/dev $(STAMPS)/extension
 	@$(BIN)/python -m benches.refuse_debug
-	echo "== building the benchmarks in Rust"
+	echo "== building the benchmarks in Rust: some minutes the first time"
 	cargo build --locked --quiet --release --package vioblk-benches --bins
 	cargo bench --locked --quiet --package vioblk-benches --no-run
 	$(BIN)/python -m benches
@@ -186,7 +186,7 @@ $(STAMPS)/dev: pyproject.toml $(STAMPS)/build
 # Installed in place: Python sources need no further step. By pip, as `maturin develop` would bring
 # the whole group `dev` along, which `make run` does not need.
 $(STAMPS)/extension: pyproject.toml $(STAMPS)/build $(RUST_SOURCES)
-	@echo "== building the extension (release): a minute or so the first time"
+	@echo "== building the extension (release): some minutes the first time on a small machine"
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pip install --quiet --no-build-isolation \
 		--config-settings build-args=--locked --editable '.[cli]'
 	touch $@

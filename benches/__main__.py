@@ -80,10 +80,12 @@ def main() -> int:
         print(why, file=sys.stderr)
         return 1
     os.environ.setdefault(report.RUN_VARIABLE, f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}")
-    if Plan.from_environment().quick:
+    quick = Plan.from_environment().quick
+    if quick:
         print("a quick look: its figures mean little, and no summary is written")
     failed = [part.name for part in parts(report.run_directory()) if not run(part)]
-    print("\n== the ratios that are claimed", flush=True)
+    what = "a quick look at the ratios" if quick else "the ratios that are claimed"
+    print(f"\n== {what}", flush=True)
     summed = subprocess.run([sys.executable, "-m", "benches.summary"], cwd=ROOT, check=False)
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)

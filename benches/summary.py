@@ -42,8 +42,12 @@ def read_reports(directory: Path) -> list[dict[str, Any]]:
     return sorted(reports, key=lambda each: str(each["time"]))
 
 
-def assemble(reports: Iterable[Mapping[str, Any]], run: str = "") -> dict[str, Any]:
-    """The summary of reports. Raises ValueError if there are none."""
+def assemble(
+    reports: Iterable[Mapping[str, Any]], run: str = "", *, quick: bool = False
+) -> dict[str, Any]:
+    """The summary of reports. With `quick`, to be printed and not to be written, it has the figures
+    of quick looks too, marked. Raises ValueError if there are no reports.
+    """
     reports = list(reports)
     if not reports:
         raise ValueError("there are no reports: run `make bench`")
@@ -52,7 +56,8 @@ def assemble(reports: Iterable[Mapping[str, Any]], run: str = "") -> dict[str, A
     for each in reports:
         for result in each.get("results", ()):
             if result["name"] in TARGETS:
-                ratios[result["name"]] = _entry(result, _objection(each, last, result))
+                why = _objection(each, last, result, quick=quick)
+                ratios[result["name"]] = _entry(result, why)
     return {
         "run": run,
         "time": last["time"],
@@ -65,12 +70,12 @@ def assemble(reports: Iterable[Mapping[str, Any]], run: str = "") -> dict[str, A
 
 
 def _objection(
-    of: Mapping[str, Any], last: Mapping[str, Any], result: Mapping[str, Any]
+    of: Mapping[str, Any], last: Mapping[str, Any], result: Mapping[str, Any], *, quick: bool
 ) -> str | None:
     """Why a result cannot stand beside the others."""
     if "missing" in result:
         return str(result["missing"])
-    if result.get("quick"):
+    if result.get("quick") and not quick:
         return "only a quick look"
     for what in ("commit", "build_profile"):
         if of[what] != last[what]:
@@ -89,6 +94,7 @@ def _entry(result: Mapping[str, Any], objection: str | None) -> dict[str, Any]:
         "q3": ratio["q3"],
         "pairs": result["pairs"],
         "side_s": result["side_s"],
+        "quick": bool(result.get("quick")),
         "target": target,
         "reached": ratio["median"] >= target,
         "disturbed": result["disturbed_pairs"] > 0,
@@ -116,6 +122,8 @@ def table(summary: Mapping[str, Any]) -> str:
             continue
         quartiles = f"{entry['q1']:.2f} to {entry['q3']:.2f}"
         verdict = "" if entry["reached"] else "  NOT REACHED"
+        if entry["quick"]:
+            verdict = "  a quick look"
         disturbed = f"  DISTURBED: {entry['disturbed_pairs']}" if entry["disturbed"] else ""
         lines.append(
             f"{name:<26}{entry['ratio']:>8.2f}{quartiles:>18}{entry['target']:>8g}"
@@ -132,13 +140,14 @@ def is_quick(reports: Iterable[Mapping[str, Any]]) -> bool:
 def main(arguments: list[str]) -> int:
     directory = report.OUT / arguments[0] if arguments else report.latest_run()
     reports = read_reports(directory)
+    quick = is_quick(reports)
     try:
-        summary = assemble(reports, directory.name)
+        summary = assemble(reports, directory.name, quick=quick)
     except ValueError as error:
         print(f"{directory}: {error}", file=sys.stderr)
         return 1
     print(table(summary))
-    if is_quick(reports):
+    if quick:
         print("a quick look: nothing is written to summary.json")
         return 0
     PLACE.write_text(json.dumps(summary, indent=1) + "\n")

@@ -139,7 +139,23 @@ def test_a_quick_look_is_never_in_the_summary(
     write_reports(out / "20260102T000000Z", report_of("ring", *quick))
     assert summary.main([]) == 0
     assert not (out / "summary.json").exists()
-    assert "only a quick look" in capsys.readouterr().out
+    assert "nothing is written" in capsys.readouterr().out
+    entries = summary.assemble([report_of("ring", *quick)])["ratios"].values()
+    assert {entry["missing"] for entry in entries} == {"only a quick look"}
+
+
+def test_the_figures_of_a_quick_look_are_printed_and_marked(
+    out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    quick = [result(name, 0.01 + n, quick=True) for n, name in enumerate(TARGETS)]
+    write_reports(out / "20260102T000000Z", report_of("ring", *quick))
+    assert summary.main([]) == 0
+    printed = capsys.readouterr().out
+    lines = {line.split()[0]: line for line in printed.splitlines()}
+    for n, name in enumerate(TARGETS):
+        assert f"{n + 0.01:.2f}" in lines[name].split()
+        assert lines[name].endswith("a quick look")
+    assert "missing" not in printed
 
 
 def test_a_run_without_reports_is_an_error(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
