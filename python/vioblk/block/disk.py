@@ -358,7 +358,8 @@ class BlockDevice:
         broke.
 
         What was in flight on it is lost: whoever waits for that gets QueueResetError. Returns the
-        tokens of submitted requests whose completion nobody has taken.
+        tokens of submitted requests whose completion nobody has taken. Requests of slot pools have
+        none: `SlotPool.reap` raises for those.
 
         Raises ValueError for a queue that there is not, or a size that it cannot have (a request
         of the disk's longest shape has to fit), UnsupportedError if RING_RESET was not negotiated,
@@ -587,7 +588,8 @@ class BlockDevice:
         """Reset the device and bring it back to life; what was in flight is lost.
 
         Whoever waits for a request gets DeviceGoneError. Returns, for each queue index, the tokens
-        of submitted requests that never completed. Raises ResetTimeoutError, TransportError,
+        of submitted requests that never completed. Requests of slot pools have none:
+        `SlotPool.reap` raises for those. Raises ResetTimeoutError, TransportError,
         NegotiationError; then the disk can only be reset again or closed. Raises DeviceGoneError
         if the connection to the device has ended, StateError in an `on_config_change` callback,
         ValueError for a negative `timeout_s` or NaN.

@@ -45,7 +45,8 @@ class QueueSlotPool(Protocol):
 
     @property
     def in_flight(self) -> int:
-        """Requests that the device owns or whose completion has not been reaped."""
+        """Requests that the device owns or whose completion has not been reaped; and those that a
+        reset lost, until `reap` or `submit` has raised why."""
 
     def submit(self, slots: Buffer, offsets: Buffer, /) -> int:
         """Read into slots from byte offsets of the disk, or write them there; with one publish and

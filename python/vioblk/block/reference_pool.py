@@ -74,6 +74,8 @@ class Pool:
         """Requests that the device owns."""
         self.parked: deque[tuple[int, int]] = deque()
         """Slot and status of what came back and nobody has taken."""
+        self.lost_count = 0
+        """Requests that a reset lost, until somebody is told why."""
         self.forgotten = False
         """Nobody will take what comes back."""
         self.dropped = False
@@ -92,6 +94,11 @@ class Pool:
     def in_flight(self) -> int:
         """Requests that the device owns, or whose completion nobody has taken."""
         return self.owned_count + len(self.parked)
+
+    @property
+    def untold(self) -> int:
+        """The same, and those that a reset lost and nobody has been told of."""
+        return self.in_flight + self.lost_count
 
     def check(self, slots: Sequence[int], offsets: Sequence[int], limits: BlockLimits) -> None:
         """Raise InvalidRequestError for the first request that cannot be."""
@@ -186,14 +193,16 @@ class Pool:
         self.dead = self.dead or (kind, why)
 
     def refuse_if_dead(self) -> None:
-        """Raise why it is of no more use."""
+        """Raise why it is of no more use; then its user knows of what was lost."""
         if self.dead is not None:
+            self.lost_count = 0
             kind, why = self.dead
             raise kind(why)
 
     def end(self, kind: type[Exception], why: str) -> None:
         """After a confirmed reset: the device owns nothing any more."""
         self.die(kind, why)
+        self.lost_count += self.owned_count
         self.owned_count = self.descriptors = 0
         self.release()
 
@@ -235,9 +244,9 @@ class ReferenceSlotPool:
 
     @property
     def in_flight(self) -> int:
-        """Requests that the device owns, or whose completion nobody has taken."""
+        """Requests whose end the user of the pool has not been told of."""
         self._queue.refuse_after_fork()
-        return 0 if self._closed else self._pool.in_flight
+        return 0 if self._closed else self._pool.untold
 
     def submit(self, slots: Buffer, offsets: Buffer, /) -> int:
         """Read into these slots from these offsets (or write them there); how many fit."""

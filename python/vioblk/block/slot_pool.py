@@ -96,7 +96,8 @@ class SlotPool:
 
     @property
     def in_flight(self) -> int:
-        """Requests that the device owns or whose completion has not been reaped."""
+        """Requests that the device owns or whose completion has not been reaped; and those that a
+        reset lost, until `reap` or `submit` has raised why."""
         return self._pool.in_flight
 
     def wait(self, timeout_s: float | None = None) -> bool:
@@ -119,7 +120,8 @@ class SlotPool:
         """Give the pool up, and its share of the ring. Idempotent.
 
         Raises StateError while requests are in flight or not reaped, unless the queue is of no
-        more use. The memory is given back when the last view of `buffer` has gone.
+        more use: what a reset lost is then forgotten, told or not. The memory is given back when
+        the last view of `buffer` has gone.
         """
         self._pool.close()
 

@@ -190,6 +190,8 @@ pub(crate) struct Pool {
     owned: usize,
     /// What came back and nobody has taken; it has room for all slots.
     parked: VecDeque<SlotStatus>,
+    /// What a reset lost, until somebody is told why.
+    lost: usize,
     /// Nobody will take what comes back.
     pub(crate) forgotten: bool,
     /// Nobody can name it any more: it goes when the device has given the last request back.
@@ -225,6 +227,7 @@ impl Pool {
             lengths_are_reliable,
             owned: 0,
             parked: VecDeque::with_capacity(count),
+            lost: 0,
             forgotten: false,
             dropped: false,
             dead: None,
@@ -318,6 +321,18 @@ impl Pool {
     /// Completions that nobody has taken.
     pub(crate) fn parked_count(&self) -> usize {
         self.parked.len()
+    }
+
+    /// Requests that a reset lost, and of which nobody has been told.
+    pub(crate) fn lost_count(&self) -> usize {
+        self.lost
+    }
+
+    /// An error if it is of no more use; then its user knows of what was lost.
+    pub(crate) fn refuse_if_dead(&mut self) -> Result<(), QueueError> {
+        let Some(why) = &self.dead else { return Ok(()) };
+        self.lost = 0;
+        Err(why.clone())
     }
 
     /// Whether the limits still permit what the chains are.
@@ -523,6 +538,7 @@ impl Pool {
     /// After a confirmed reset: the ring has forgotten its chains, and the device its memory.
     pub(crate) fn end(&mut self, why: QueueError) {
         self.dead.get_or_insert(why);
+        self.lost += self.owned;
         self.owned = 0;
         self.memory = None;
     }

@@ -90,6 +90,11 @@ impl Pools {
         self.get(id).map_or((0, 0), |pool| (pool.owned_count(), pool.parked_count()))
     }
 
+    /// Of one pool: requests that a reset lost, and of which nobody has been told.
+    pub(crate) fn lost_count(&self, id: PoolId) -> usize {
+        self.get(id).map_or(0, Pool::lost_count)
+    }
+
     pub(crate) fn way(&self, id: PoolId) -> Option<PoolWay> {
         self.get(id).map(Pool::way)
     }
@@ -98,6 +103,16 @@ impl Pools {
     pub(crate) fn check(&self, id: PoolId) -> Result<(), QueueError> {
         let pool = self.get(id).ok_or_else(closed)?;
         pool.dead.clone().map_or(Ok(()), Err)
+    }
+
+    /// The same, for who tells the user of it.
+    pub(crate) fn refuse_if_dead(&mut self, id: PoolId) -> Result<(), QueueError> {
+        match self.places.get_mut(id.place as usize) {
+            Some(Some((number, pool))) if *number == id.number && !pool.dropped => {
+                pool.refuse_if_dead()
+            }
+            _ => Err(closed()),
+        }
     }
 
     /// Push requests of a pool (see [`Pool::push_all`]). After an error nothing is pushed.

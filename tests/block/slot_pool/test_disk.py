@@ -118,6 +118,18 @@ def test_a_reset_of_the_disk_loses_its_pools(disk: BlockDevice) -> None:
         assert finish(again) == {3: 0}
 
 
+def test_a_drain_loop_learns_that_a_reset_lost_its_requests(disk: BlockDevice) -> None:
+    software(disk).inject("silence", count=2)
+    pool = disk.slot_pool(4, SECTOR, write=True)
+    assert submit(pool, (0, 0), (1, SECTOR)) == 2
+    disk.reset()
+    assert pool.in_flight == 2
+    with pytest.raises(vioblk.DeviceGoneError, match="the disk was reset"):
+        finish(pool)
+    assert pool.in_flight == 0
+    pool.close()
+
+
 def reap_or_none(pool: SlotPool) -> dict[int, int]:
     try:
         return reap(pool)

@@ -157,15 +157,51 @@ def test_after_a_reset_a_pool_is_lost_and_its_memory_free(bench: DeviceBench) ->
     gc.collect()
     bench.reset()
     assert bench.queue.reclaim() == [], "they have no tokens"
-    assert bench.queue.in_flight == pool.in_flight == 0
+    assert bench.queue.in_flight == 0
+    assert pool.in_flight == 2, "nobody has been told that they were lost"
     for call in (lambda: submit(pool, [(2, 0)]), lambda: reap(pool)):
         with pytest.raises(vioblk.StateError, match="the slot pool is lost; make a new one"):
             call()
     assert pool.wait(0) is True
+    assert pool.in_flight == 0
     pool.buffer.close()
     buffer.close()
     pool.close()
     assert bench.queue.depth == depth
+
+
+@pytest.mark.parametrize("told_by", ["submit", "reap"])
+def test_requests_that_a_reset_lost_are_in_flight_until_their_user_is_told(
+    bench: DeviceBench, told_by: str
+) -> None:
+    pool = make_pool(bench, 4)
+    assert submit(pool, [(0, 0), (1, 1), (2, 2)]) == 3
+    bench.device.serve(1)
+    bench.queue.wait(0)  # which takes the completion in, for whoever reaps
+    bench.reset()
+    bench.queue.reclaim()
+    assert bench.queue.in_flight == pool.in_flight - 2 == 1
+    assert pool.wait(0) is True
+    assert len(reap(pool)) == 1
+    assert pool.in_flight == 2
+    assert pool.wait(0) is True
+    assert pool.reap(slots()) == 0, "no room is no question"
+    assert pool.in_flight == 2
+    with pytest.raises(vioblk.StateError, match="the slot pool is lost; make a new one"):
+        submit(pool, [(3, 0)]) if told_by == "submit" else reap(pool)
+    assert pool.in_flight == 0
+    assert pool.wait(0) is True
+    with pytest.raises(vioblk.StateError, match="lost"):
+        reap(pool)
+
+
+def test_a_pool_that_lost_requests_can_be_closed(bench: DeviceBench) -> None:
+    pool = make_pool(bench, 4)
+    submit(pool, [(0, 0)])
+    bench.reset()
+    bench.queue.reclaim()
+    pool.close()
+    assert pool.in_flight == 0
 
 
 def test_completions_from_before_a_reset_can_still_be_taken(bench: DeviceBench) -> None:
@@ -178,6 +214,7 @@ def test_completions_from_before_a_reset_can_still_be_taken(bench: DeviceBench) 
     bench.queue.reclaim()
     assert pool.in_flight == 1
     assert reap(pool) == {2: 0}
+    assert pool.in_flight == 0
     with pytest.raises(vioblk.StateError, match="lost"):
         reap(pool)
 

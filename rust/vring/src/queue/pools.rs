@@ -42,10 +42,12 @@ impl<R: Ring> BlockQueue<R> {
         self.lock().pools.way(id)
     }
 
-    /// Requests of a pool that the device owns, or whose completion nobody has taken.
+    /// Requests of a pool that the device owns, or whose completion nobody has taken, or that a
+    /// reset lost before [`Self::pool_submit`] or [`Self::pool_reap`] has told why.
     pub fn pool_in_flight(&self, id: PoolId) -> usize {
-        let (owned, parked) = self.lock().pools.counts(id);
-        owned + parked
+        let state = self.lock();
+        let (owned, parked) = state.pools.counts(id);
+        owned + parked + state.pools.lost_count(id)
     }
 
     /// Submit requests, each a slot and a byte offset on the disk, each asked for once. All are
@@ -59,7 +61,7 @@ impl<R: Ring> BlockQueue<R> {
     ) -> Result<usize, QueueError> {
         let mut guard = self.lock();
         let state = &mut *guard;
-        state.pools.check(id)?;
+        state.pools.refuse_if_dead(id)?;
         state.check()?;
         let State { slots, pools, limits, backlog, .. } = state;
         let held_up = !backlog.is_empty();
@@ -115,7 +117,7 @@ impl<R: Ring> BlockQueue<R> {
                 general + state.pools.in_flight_count() - (owned + parked)
             });
         } else if limit > 0 {
-            state.pools.check(id)?;
+            state.pools.refuse_if_dead(id)?;
             state.check()?;
         }
         Ok(count)
