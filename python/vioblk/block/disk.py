@@ -16,7 +16,14 @@ from vioblk._native import Gate, Region
 from vioblk.block.check import check_range, check_supported, check_writable
 from vioblk.block.config import WRITEBACK, BlockConfig, Geometry, Topology
 from vioblk.block.deadline import checked_timeout, queue_timeout
-from vioblk.block.driver import CLOSED, CLOSING, BlockDriver, QueueOptions, store_writeback
+from vioblk.block.driver import (
+    CLOSED,
+    CLOSING,
+    RESETTING,
+    BlockDriver,
+    QueueOptions,
+    store_writeback,
+)
 from vioblk.block.features import BlockFeature
 from vioblk.block.info import DiskInfo, QueueInfo
 from vioblk.block.limits import DiskLimits
@@ -601,10 +608,7 @@ class BlockDevice:
             self._refuse_if_ended()
             self._refuse_if_gone()
             try:
-                self._gate.shut(
-                    "the disk is being reset; wait until reset() has returned, and if it was "
-                    "interrupted call it again"
-                )
+                self._gate.shut(RESETTING)
                 self._driver.abort("the disk was reset")
                 self._transfers.end(DeviceGoneError("the disk was reset"))
                 # Who is still inside afterwards has queues that stay aborted: see Transfers.
@@ -636,6 +640,7 @@ class BlockDevice:
     def _mourn(self, why: str) -> None:
         """From now on whatever needs the device raises DeviceGoneError."""
         self._gone = f"the device has gone ({why}); close the disk and open it again"
+        self._driver.gone = self._gone
         # Not the transfers of before: those have told already that the disk was reset.
         transfers = Transfers(self._driver, self._device.memory, self._timeout_s)
         transfers.end(DeviceGoneError(self._gone))

@@ -45,6 +45,11 @@ CLOSING: Final = "the disk is being closed; if close() was interrupted, call it 
 
 CLOSED: Final = "the disk has been closed; open it again"
 
+RESETTING: Final = (
+    "the disk is being reset; wait until reset() has returned, and if it was interrupted call it "
+    "again"
+)
+
 SIZE_MIN: Final = OVERHEAD_DESCRIPTORS + 1
 """Descriptors of the shortest request with data, and so of the smallest queue."""
 
@@ -121,6 +126,8 @@ class BlockDriver:
         self.options = options
         self.gate = gate
         self.queues: tuple[RequestQueue, ...] = ()
+        self.gone: str | None = None
+        """Why not even a reset helps, for slot pools."""
         self.polled: set[int] = set()
         """Queues that poll though the device could interrupt; in each life of the device."""
         self.on_config_change: Callable[[BlockConfig], None] | None = None

@@ -7,7 +7,7 @@ from typing import Final, Self
 
 from vioblk._native import Gate, Region
 from vioblk.block.deadline import queue_timeout
-from vioblk.block.driver import CLOSED, CLOSING, BlockDriver
+from vioblk.block.driver import RESETTING, BlockDriver
 from vioblk.block.queue import QueueSlotPool, RequestQueue
 from vioblk.block.request import RequestStatus
 from vioblk.compat import Buffer
@@ -171,8 +171,12 @@ def explain_error(
     error: Exception,
 ) -> BaseException:
     """What the queue raised, as the user of a pool is told of it."""
-    if gate.refusal in (CLOSING, CLOSED) and not isinstance(error, RequestFailedError):
-        return StateError(gate.refusal)
+    if not isinstance(error, RequestFailedError):
+        # While the disk is being reset, the pool says what it will say afterwards.
+        if gate.refusal not in (None, RESETTING):
+            return StateError(gate.refusal)
+        if driver.gone is not None:
+            return DeviceGoneError(driver.gone)
     if isinstance(error, QueueBroken | DeviceGoneError):
         return driver.blame(queue, error)
     if isinstance(error, RequestFailedError) and error.status == RequestStatus.IOERR:

@@ -130,6 +130,36 @@ def test_a_drain_loop_learns_that_a_reset_lost_its_requests(disk: BlockDevice) -
     pool.close()
 
 
+def test_after_a_reset_that_failed_a_pool_says_what_the_disk_says(
+    disk: BlockDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = disk.slot_pool(4, SECTOR)
+
+    def failing(value: int) -> None:
+        raise error
+
+    calls: list[Any] = [lambda: disk.read(0, SECTOR), lambda: submit(pool, (0, 0)), pool_reap(pool)]
+    error: Exception = vioblk.TransportError("the bus is down")
+    with monkeypatch.context() as patch:
+        patch.setattr(disk.device.transport, "write_status", failing)
+        with pytest.raises(vioblk.TransportError, match="the bus is down"):
+            disk.reset()
+        for call in calls:
+            with pytest.raises(vioblk.StateError, match=r"the last reset failed \(the bus is down"):
+                call()
+        error = vioblk.DeviceGoneError("the back end hung up")
+        with pytest.raises(vioblk.DeviceGoneError, match="the back end hung up"):
+            disk.reset()
+        for call in calls:
+            with pytest.raises(vioblk.DeviceGoneError, match=r"hung up\); close the disk and open"):
+                call()
+    pool.close()
+
+
+def pool_reap(pool: SlotPool) -> Any:
+    return lambda: reap(pool)
+
+
 def reap_or_none(pool: SlotPool) -> dict[int, int]:
     try:
         return reap(pool)
