@@ -316,6 +316,7 @@ class BlockDevice:
             chosen = self._queue(queue)
             try:
                 return open_slot_pool(
+                    self,
                     self._device,
                     self._driver,
                     self._gate,

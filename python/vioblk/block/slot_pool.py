@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from functools import partial
 from types import TracebackType
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from vioblk._native import Gate, Region
 from vioblk.block.deadline import queue_timeout
@@ -18,6 +18,9 @@ from vioblk.errors import (
     RequestFailedError,
     StateError,
 )
+
+if TYPE_CHECKING:
+    from vioblk.block.disk import BlockDevice
 
 LOOK_AFTER_S: Final = 0.1
 """A wait in vain that was shorter is no reason to look at the device: somebody polls."""
@@ -36,7 +39,7 @@ class SlotPool:
     DeviceGoneError (QueueResetError): make a new pool then.
     """
 
-    __slots__ = ("__weakref__", "_look_for_cause", "_pool", "_timeout_s", "reap", "submit")
+    __slots__ = ("__weakref__", "_disk", "_look_for_cause", "_pool", "_timeout_s", "reap", "submit")
 
     submit: Callable[[Buffer, Buffer], int]
     """submit(slots, offsets, /): read into these slots from these byte offsets of the disk, or
@@ -57,16 +60,23 @@ class SlotPool:
 
     def __init__(
         self,
+        disk: "BlockDevice",
         pool: QueueSlotPool,
         timeout_s: float,
         look_for_cause: Callable[[], str | None],
     ) -> None:
+        self._disk = disk
         self._pool = pool
         self._timeout_s = timeout_s
         self._look_for_cause = look_for_cause
         # The very methods of the queue's pool: nothing of Python lies between it and the caller.
         self.submit = pool.submit
         self.reap = pool.reap
+
+    @property
+    def disk(self) -> "BlockDevice":
+        """The disk, which is not dropped before its pools."""
+        return self._disk
 
     @property
     def buffer(self) -> Region:
@@ -143,6 +153,7 @@ class SlotPool:
 
 
 def open_slot_pool(
+    disk: "BlockDevice",
     device: VirtioDevice,
     driver: BlockDriver,
     gate: Gate,
@@ -160,7 +171,7 @@ def open_slot_pool(
     frames = device.memory.alloc(frames_bytes)
     explain = partial(explain_error, driver, gate, queue, device.transport.explain_failure)
     pool = queue.slot_pool(buffer, frames, count, slot_bytes, write=write, explain=explain)
-    return SlotPool(pool, timeout_s, device.look_for_cause)
+    return SlotPool(disk, pool, timeout_s, device.look_for_cause)
 
 
 def explain_error(

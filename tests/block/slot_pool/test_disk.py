@@ -3,6 +3,7 @@
 import gc
 import re
 import threading
+import weakref
 from array import array
 from typing import Any
 
@@ -14,6 +15,7 @@ from tests.block.test_cache import software
 from tests.block.test_hostile import BROKEN, GUARD, PATTERN, works_again
 from tests.support.patience import AMPLE_S
 from vioblk.block.disk import BlockDevice
+from vioblk.block.driver import RingName
 from vioblk.block.slot_pool import SlotPool
 
 SECTOR = 512
@@ -244,6 +246,26 @@ def test_a_pool_that_is_dropped_leaves_a_disk_that_works_and_closes(disk: BlockD
     assert disk.device.in_flight == 1
     software(disk).clear_faults()
     assert disk.read(0, SECTOR) == bytes(SECTOR)
+    disk.close()
+
+
+@pytest.mark.parametrize("ring", ["native", "reference"])
+def test_a_pool_keeps_its_disk_and_no_disk_keeps_a_pool(ring: RingName) -> None:
+    pool = vioblk.open("mem:1M", ring=ring).slot_pool(4, SECTOR)
+    gc.collect()
+    assert submit(pool, (0, 0)) == 1
+    assert finish(pool) == {0: 0}
+    disk = pool.disk
+    gone = weakref.ref(pool)
+    gc.disable()  # the pool is in no cycle that would have to be found
+    try:
+        del pool
+        assert gone() is None
+    finally:
+        gc.enable()
+    assert disk.read(0, SECTOR) == bytes(SECTOR)
+    with disk.slot_pool(4, SECTOR) as another:
+        assert another.disk is disk
     disk.close()
 
 
