@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, ClassVar, Final, Self
 
 from vioblk._native import Gate, Region
 from vioblk.block.deadline import queue_timeout
@@ -39,24 +39,37 @@ class SlotPool:
     DeviceGoneError (QueueResetError): make a new pool then.
     """
 
-    __slots__ = ("__weakref__", "_disk", "_look_for_cause", "_pool", "_timeout_s", "reap", "submit")
+    # A dict, so that `help` has a text for what are no methods of this class.
+    __slots__: ClassVar[dict[str, str | None]] = {
+        "__weakref__": None,
+        "_disk": None,
+        "_look_for_cause": None,
+        "_pool": None,
+        "_timeout_s": None,
+        "reap": """reap(slots, statuses=None, /) -> int
+
+        Fill `slots` (uint32) with slots that came back, and `statuses` (uint8, equally long) with
+        their status bytes; how many there were. Never waits.
+
+        Without `statuses` those that succeeded come first, and then each other raises
+        RequestFailedError, with its `slot`. Raises as `submit`, after all that came back was
+        handed out; BufferError for an array that is read-only. What a reset lost does not come
+        back: the error that says so, DeviceGoneError or QueueResetError, stands for all of it.
+        """,
+        "submit": """submit(slots, offsets, /) -> int
+
+        Read into these slots from these byte offsets of the disk, or write them there. `slots`: a
+        contiguous array of uint32; `offsets`: one of uint64, equally long, multiples of 512.
+
+        All are checked before anything is sent. Returns how many were accepted from the front, as
+        the ring has room. Raises InvalidRequestError (its subclass says why, its message which
+        request), ValueError for arrays of another kind, TypeError for what is no array,
+        QueueBroken, DeviceGoneError, StateError, ForkedError.
+        """,
+    }
 
     submit: Callable[[Buffer, Buffer], int]
-    """submit(slots, offsets, /): read into these slots from these byte offsets of the disk, or
-    write them there. `slots`: a contiguous array of uint32; `offsets`: one of uint64, equally long.
-
-    All are checked before anything is sent. Returns how many were accepted from the front, as the
-    ring has room. Raises InvalidRequestError (its subclass says why, its message which request),
-    ValueError for arrays of another kind, QueueBroken, DeviceGoneError, StateError, ForkedError.
-    """
     reap: Callable[..., int]
-    """reap(slots, statuses=None, /): fill `slots` (uint32) with slots that came back, and
-    `statuses` (uint8, equally long) with their status bytes; how many there were. Never waits.
-
-    Without `statuses` those that succeeded come first, and then each other raises
-    RequestFailedError, with its `slot`. Raises as `submit`, after all that came back was handed
-    out; BufferError for an array that is read-only.
-    """
 
     def __init__(
         self,

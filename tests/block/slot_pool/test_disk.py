@@ -1,6 +1,8 @@
 """Pools of a disk: what they are for its user, whatever becomes of the disk."""
 
 import gc
+import inspect
+import pydoc
 import re
 import threading
 import weakref
@@ -247,6 +249,24 @@ def test_a_pool_that_is_dropped_leaves_a_disk_that_works_and_closes(disk: BlockD
     software(disk).clear_faults()
     assert disk.read(0, SECTOR) == bytes(SECTOR)
     disk.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        (
+            "submit",
+            ["submit(slots, offsets, /)", "array of uint32", "one of uint64", "QueueBroken"],
+        ),
+        ("reap", ["reap(slots, statuses=None, /)", "uint8", "RequestFailedError", "a reset lost"]),
+    ],
+)
+def test_help_has_the_contract_of_submit_and_reap(name: str, words: list[str]) -> None:
+    text = inspect.getdoc(getattr(SlotPool, name)) or ""
+    shown = pydoc.plain(pydoc.render_doc(SlotPool))
+    for each in words:
+        assert each in text
+        assert each in shown
 
 
 @pytest.mark.parametrize("ring", ["native", "reference"])
