@@ -14,6 +14,7 @@ import vioblk
 from tests.support.patience import hasty
 from vioblk._native import DirectTransfers, Region, SoftwareDevice
 from vioblk.block.disk import BlockDevice
+from vioblk.block.limits import MAX_REQUEST_BYTES
 from vioblk.transport.software import SoftwareTransport
 
 LONG_S = 60.0
@@ -122,6 +123,20 @@ def test_regions_come_and_go_and_none_is_taken_for_another() -> None:
                 with memoryview(one) as view, memoryview(two) as other:
                     assert view == bytes([turn + 1]) * 4096
                     assert other == bytes([turn]) * 4096
+
+
+def test_what_the_general_way_splits_is_not_sent_as_one_request(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with opened("mem:4M") as disk, buffer_of(disk, MAX_REQUEST_BYTES + 512) as view:
+        before = chains(disk)
+        assert disk.readinto(0, view) == len(view)
+        assert chains(disk) == before + 2
+        only_directly(disk, monkeypatch)
+        assert disk.readinto(0, view[:MAX_REQUEST_BYTES]) == MAX_REQUEST_BYTES
+        assert chains(disk) == before + 3
+        with pytest.raises(NotDirect):
+            disk.readinto(0, view)
 
 
 def test_more_regions_than_are_remembered_take_the_short_way(
